@@ -1,0 +1,1 @@
+"""Annotations in, COCO out: plain Python without torch or Prefect."""

@@ -1,0 +1,94 @@
+"""The one shape every annotation format is read into, and that only ``coco.py`` writes.
+
+Coordinates are continuous pixels with the origin at the top-left *edge* of the image: pixel ``i`` spans ``[i, i+1)``,
+so a box around the whole image is ``(0, 0, width, height)`` and a one-pixel box has width 1. Boxes are
+``(x_min, y_min, x_max, y_max)``. This is COCO's convention; a reader of a format that counts pixels differently
+converts, nobody else does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from converters.errors import AnnotationError
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""``(x_min, y_min, x_max, y_max)`` in pixels."""
+
+Polygons: TypeAlias = tuple[tuple[float, ...], ...]
+"""Rings ``(x0, y0, x1, y1, ...)`` of at least three points each; several rings are a union, never a hole."""
+
+Rle: TypeAlias = Mapping[str, Any]
+"""COCO run lengths: ``{"size": [height, width], "counts": str}``, compressed, ``counts`` as ``str``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One annotated object of one image."""
+
+    category: str
+    box: Box
+    segmentation: Polygons | Rle | None = None
+    area: float | None = None  # pixels; None: of the segmentation if there is one, else of the box
+    iscrowd: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # JSON values written beside the COCO keys
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image and everything annotated in it; an image without instances is a negative, not an error."""
+
+    file_name: str  # POSIX, relative to the image root; never absolute, never ``..``
+    width: int  # pixels, as shown: after the EXIF orientation
+    height: int
+    instances: tuple[Instance, ...] = ()
+    source: str = ""  # the annotation file it came from, for messages
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # JSON values written into the COCO image
+
+
+@dataclass
+class ConversionLog:
+    """What a conversion left out or changed, and why: nothing is dropped in silence.
+
+    A reader calls :meth:`bad` for a file it cannot use (raised unless ``skip_bad``), :meth:`drop` for an object it
+    leaves out, and :meth:`note` for what it changed or decided. Counts are exact; of the examples the first few stay.
+    """
+
+    skip_bad: bool = False
+    bad_files: list[AnnotationError] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)  # reason -> objects left out
+    notes: Counter[str] = field(default_factory=Counter)  # remark -> how often
+    examples: dict[str, list[str]] = field(default_factory=dict)  # reason or remark -> first few places
+
+    def bad(self, error: AnnotationError) -> None:
+        """Quarantine a file: raise ``error``, or keep it and go on where ``skip_bad`` is set."""
+        if not self.skip_bad:
+            raise error
+        self.bad_files.append(error)
+
+    def drop(self, reason: str, where: str) -> None:
+        """Count one object that was left out at ``where`` (file, and line or index)."""
+        self.dropped[reason] += 1
+        self._example(reason, where)
+
+    def note(self, remark: str, where: str) -> None:
+        """Count one thing that was repaired or decided at ``where``."""
+        self.notes[remark] += 1
+        self._example(remark, where)
+
+    def merge(self, other: ConversionLog) -> None:
+        """Add what another process counted."""
+        self.bad_files += other.bad_files
+        self.dropped.update(other.dropped)
+        self.notes.update(other.notes)
+        for reason, places in other.examples.items():
+            for where in places:
+                self._example(reason, where)
+
+    def _example(self, reason: str, where: str, keep: int = 5) -> None:
+        places = self.examples.setdefault(reason, [])
+        if len(places) < keep:
+            places.append(where)

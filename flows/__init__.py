@@ -1,0 +1,1 @@
+"""Composition, configuration and the command line."""

@@ -1,0 +1,32 @@
+"""What can go wrong between a checkpoint and a detector, said in one line: file, field, value, remedy.
+
+    ValueError
+    |-- WeightsError         this checkpoint cannot be fetched, read or loaded into this model
+    `-- DetectorError        no such detector, or options that it cannot have
+    RuntimeError
+    `-- TrainingError        the run cannot go on; what it has reached is in its folder
+"""
+
+from __future__ import annotations
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be fetched, read or loaded; ``problem`` names it, ``remedy`` says what to do.
+
+    The fields go to ``super().__init__`` so that the error survives pickling between processes.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        return self.problem + (f". {self.remedy}" if self.remedy else "")
+
+
+class DetectorError(ValueError):
+    """An unknown detector name or an option that the detector cannot have."""
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on: a loss that is not finite, too many unreadable images."""

@@ -1,0 +1,1 @@
+"""Data, the loop, evaluation, prediction."""

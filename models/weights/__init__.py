@@ -1,0 +1,1 @@
+"""Pretrained weights: fetch, read, plan, apply."""
