@@ -1,8 +1,8 @@
 """What a user can get wrong, said in one line: file, field, value, remedy.
 
-    ValueError
-    `-- AnnotationError      this file cannot be converted
-    `-- DatasetError         the files are fine, together they make no dataset
+ValueError
+`-- AnnotationError      this file cannot be converted
+`-- DatasetError         the files are fine, together they make no dataset
 """
 
 from __future__ import annotations

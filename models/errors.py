@@ -1,10 +1,10 @@
 """What can go wrong between a checkpoint and a detector, said in one line: file, field, value, remedy.
 
-    ValueError
-    |-- WeightsError         this checkpoint cannot be fetched, read or loaded into this model
-    `-- DetectorError        no such detector, or options that it cannot have
-    RuntimeError
-    `-- TrainingError        the run cannot go on; what it has reached is in its folder
+ValueError
+|-- WeightsError         this checkpoint cannot be fetched, read or loaded into this model
+`-- DetectorError        no such detector, or options that it cannot have
+RuntimeError
+`-- TrainingError        the run cannot go on; what it has reached is in its folder
 """
 
 from __future__ import annotations

@@ -18,14 +18,14 @@ Part = Literal["backbone", "neck", "head"]
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The layout of one family of class-dependent tensors along dimension 0.
+    r"""The layout of one family of class-dependent tensors along dimension 0.
 
     ``rows = groups * (fixed + per_class * len(classes))``, where ``classes`` counts the background when
     ``background`` is set (index 0, torchvision's convention). ``groups`` is what is left over: 1 for a class-major
     head, the number of anchors for RetinaNet, SSD (anchor-major ``[A, C]``) and YOLOv3 (``[A, 5 + C]``).
 
-    Example: Faster R-CNN's ``bbox_pred`` is ``ClassRows(r"roi_heads\\.box_predictor\\.bbox_pred\\.(weight|bias)",
-    per_class=4)``; YOLOv3's output is ``ClassRows(r"yolo_output\\.\\d\\.(weight|bias)", fixed=5, background=False)``.
+    Example: Faster R-CNN's ``bbox_pred`` is ``ClassRows(r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)",
+    per_class=4)``; YOLOv3's output is ``ClassRows(r"yolo_output\.\d\.(weight|bias)", fixed=5, background=False)``.
     """
 
     pattern: str  # full match on a state-dict key
