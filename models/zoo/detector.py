@@ -45,6 +45,7 @@ class Pretrained:
     source: str  # anything `fetch` takes, e.g. "torchvision://FasterRCNN_ResNet50_FPN_Weights.COCO_V1"
     box_ap: float | None = None  # COCO val2017 box AP in percent
     mask_ap: float | None = None
+    norm_eps: float = 1e-5  # epsilon of the batch norm it was trained with; another one is another model
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ class Detector:
     Attributes:
         name: what the config calls it.
         title: what a person calls it.
-        build: ``(num_classes, options) -> module``; ``num_classes`` counts the background. Loads no weights.
+        build: ``(num_classes, resolved options) -> module``; ``num_classes`` counts the background. Loads no
+            weights, and works under ``torch.device("meta")``. Callers use :func:`models.zoo.build_detector`.
         class_rows: every tensor whose shape depends on the number of classes, by family.
         fields: PaddleDetection's exclude fields for this model -> regular expression (full match) over our keys.
         parts: regular expressions (match at the start) -> part, first hit wins; the rest is "head".
+        stages: regular expressions (match at the start) over the backbone's keys, one per stage, stem first; the
+            last ``options.trainable_layers`` of them train.
         pretrained: public checkpoints, best first.
         masks: predicts instance masks.
         defaults: recipe values this model wants unless the config says otherwise (``learning_rate_per_image``, ...).
+        options: the options it has, with its own values; one that is not here cannot be given.
     """
 
     name: str
@@ -69,9 +74,11 @@ class Detector:
     class_rows: tuple[ClassRows, ...]
     fields: Mapping[str, str]
     parts: Sequence[tuple[str, Part]]
+    stages: Sequence[str] = ()
     pretrained: tuple[Pretrained, ...] = ()
     masks: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def part_of(self, key: str) -> Part:
         """The part a state-dict key belongs to."""

@@ -1,0 +1,109 @@
+"""RetinaNet and FCOS: one prediction at every place of every pyramid level."""
+
+# mypy: untyped-calls-exclude=torchvision
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from models.zoo.backbones import RESNET_STAGES, finish, resnet50_fpn
+from models.zoo.detector import ClassRows, Detector, Pretrained
+from models.zoo.options import DetectorOptions
+from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD, PARTS, RECIPE
+
+OPTIONS: dict[str, Any] = {
+    "min_size": 800,
+    "max_size": 1333,
+    "image_mean": IMAGENET_MEAN,
+    "image_std": IMAGENET_STD,
+    "trainable_layers": 3,
+    "norm": "frozen",
+    "norm_eps": 1e-5,
+    "anchors": tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)),
+    "aspect_ratios": (0.5, 1.0, 2.0),
+    "score_threshold": 0.05,
+    "nms": 0.5,
+    "detections_per_image": 300,
+}
+FCOS_OPTIONS = {key: OPTIONS[key] for key in OPTIONS if key not in {"anchors", "aspect_ratios"}}
+DENSE_RECIPE = RECIPE | {"learning_rate_per_image": 0.000625}  # torchvision references/detection: 0.01 for 16 images
+LEVELS = (2, 3, 4)  # P2 has too many anchors (https://arxiv.org/abs/1708.02002, section 4)
+
+
+def _common(options: DetectorOptions) -> dict[str, Any]:
+    return {
+        "score_thresh": options.score_threshold,
+        "nms_thresh": options.nms,
+        "detections_per_img": options.detections_per_image,
+    }
+
+
+def _anchors(options: DetectorOptions) -> AnchorGenerator:
+    assert options.anchors is not None, "options are resolved first"
+    return AnchorGenerator(options.anchors, (options.aspect_ratios,) * len(options.anchors))
+
+
+def retinanet(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """RetinaNet with ResNet-50 and FPN; P6 comes from P5 (https://arxiv.org/abs/1708.02002)."""
+    backbone = resnet50_fpn(LEVELS, LastLevelP6P7(256, 256))
+    model = RetinaNet(backbone, num_classes, anchor_generator=_anchors(options), **_common(options))
+    return finish(model, options, RESNET_STAGES)
+
+
+def retinanet_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """RetinaNet with group norm in its heads and a GIoU loss; P6 comes from C5, as in mmdetection."""
+    backbone = resnet50_fpn(LEVELS, LastLevelP6P7(2048, 256))
+    anchors = _anchors(options)
+    head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], num_classes, norm_layer=partial(nn.GroupNorm, 32))
+    head.regression_head._loss_type = "giou"
+    model = RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **_common(options))
+    return finish(model, options, RESNET_STAGES)
+
+
+def fcos(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """FCOS with ResNet-50 and FPN: no anchors (https://arxiv.org/abs/2006.09214)."""
+    model = FCOS(resnet50_fpn(LEVELS, LastLevelP6P7(256, 256)), num_classes, **_common(options))
+    return finish(model, options, RESNET_STAGES)
+
+
+CLASSIFICATION = r"head\.classification_head\.cls_logits\.(weight|bias)"
+
+RETINANET = Detector(
+    name="retinanet_resnet50_fpn",
+    title="RetinaNet R50-FPN",
+    build=retinanet,
+    class_rows=(ClassRows(CLASSIFICATION),),
+    fields={"retnet_cls_pred_fpn": CLASSIFICATION},
+    parts=PARTS,
+    stages=RESNET_STAGES,
+    pretrained=(Pretrained("torchvision://RetinaNet_ResNet50_FPN_Weights.COCO_V1", 36.4, norm_eps=0.0),),
+    defaults=DENSE_RECIPE,
+    options=OPTIONS,
+)
+
+ENTRIES = (
+    RETINANET,
+    replace(
+        RETINANET,
+        name="retinanet_resnet50_fpn_v2",
+        title="RetinaNet R50-FPN v2",
+        build=retinanet_v2,
+        pretrained=(Pretrained("torchvision://RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1", 41.5),),
+    ),
+    replace(
+        RETINANET,
+        name="fcos_resnet50_fpn",
+        title="FCOS R50-FPN",
+        build=fcos,
+        fields={"cls_logits": CLASSIFICATION},
+        pretrained=(Pretrained("torchvision://FCOS_ResNet50_FPN_Weights.COCO_V1", 39.2),),
+        options=FCOS_OPTIONS | {"score_threshold": 0.2, "nms": 0.6, "detections_per_image": 100},
+    ),
+)

@@ -1,0 +1,193 @@
+"""Faster R-CNN and Mask R-CNN: torchvision's parts, put together by the options."""
+
+# mypy: untyped-calls-exclude=torchvision
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.rpn import RPNHead
+
+from models.zoo.backbones import MOBILENET_STAGES, RESNET_STAGES, finish, mobilenet_fpn, resnet50_fpn
+from models.zoo.detector import ClassRows, Detector, Part, Pretrained
+from models.zoo.options import DetectorOptions
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+CLASSIFICATION = ClassRows(r"roi_heads\.box_predictor\.cls_score\.(weight|bias)")
+REGRESSION = ClassRows(r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", per_class=4)
+MASK = ClassRows(r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)")
+# Anchored at roi_heads: the region proposal network has a bbox_pred of its own that no class owns.
+BOX_FIELDS = {
+    "cls_score": r"roi_heads\.box_predictor\.cls_score\..+",
+    "bbox_pred": r"roi_heads\.box_predictor\.bbox_pred\..+",
+}
+MASK_FIELDS = BOX_FIELDS | {"mask_fcn_logits": r"roi_heads\.mask_predictor\.mask_fcn_logits\..+"}
+PARTS: tuple[tuple[str, Part], ...] = ((r"backbone\.body\.", "backbone"), (r"backbone\.fpn\.", "neck"))
+
+OPTIONS: dict[str, Any] = {
+    "min_size": 800,
+    "max_size": 1333,
+    "image_mean": IMAGENET_MEAN,
+    "image_std": IMAGENET_STD,
+    "trainable_layers": 3,
+    "norm": "frozen",
+    "norm_eps": 1e-5,
+    "anchors": ((32,), (64,), (128,), (256,), (512,)),
+    "aspect_ratios": (0.5, 1.0, 2.0),
+    "rois_per_image": 512,
+    "score_threshold": 0.05,
+    "nms": 0.5,
+    "detections_per_image": 100,
+}
+MOBILENET_OPTIONS = OPTIONS | {"anchors": ((32, 64, 128, 256, 512),) * 3}
+# torchvision references/detection: 0.02 for 16 images, step decay, warm-up of 1000 steps for 117k images.
+RECIPE = {
+    "learning_rate_per_image": 0.00125,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "clip_norm": 10.0,
+    "warmup_steps": 500,
+}
+
+
+def common(options: DetectorOptions, backbone: nn.Module, rpn_depth: int = 1) -> dict[str, Any]:
+    """The constructor arguments that all R-CNN detectors share.
+
+    Args:
+        options: resolved options.
+        backbone: with a feature pyramid.
+        rpn_depth: hidden convolutions of the region proposal network.
+    """
+    assert options.anchors is not None, "options are resolved first"
+    assert options.aspect_ratios is not None, "options are resolved first"
+    anchors = AnchorGenerator(options.anchors, (options.aspect_ratios,) * len(options.anchors))
+    return {
+        "backbone": backbone,
+        "rpn_anchor_generator": anchors,
+        "rpn_head": RPNHead(256, anchors.num_anchors_per_location()[0], rpn_depth),
+        "box_batch_size_per_image": options.rois_per_image,
+        "box_score_thresh": options.score_threshold,
+        "box_nms_thresh": options.nms,
+        "box_detections_per_img": options.detections_per_image,
+    }
+
+
+def faster_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """Faster R-CNN with ResNet-50 and FPN, as published (https://arxiv.org/abs/1612.03144)."""
+    model = FasterRCNN(num_classes=num_classes, **common(options, resnet50_fpn()))
+    return finish(model, options, RESNET_STAGES)
+
+
+def faster_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """Faster R-CNN with deeper heads, normalised everywhere (https://arxiv.org/abs/2111.11429)."""
+    parts = common(options, resnet50_fpn(norm=nn.BatchNorm2d), rpn_depth=2)
+    model = FasterRCNN(num_classes=num_classes, box_head=_deep_box_head(), **parts)
+    return finish(model, options, RESNET_STAGES)
+
+
+def faster_rcnn_mobilenet(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """Faster R-CNN with MobileNetV3-Large and FPN."""
+    model = FasterRCNN(num_classes=num_classes, rpn_score_thresh=0.05, **common(options, mobilenet_fpn()))
+    return finish(model, options, MOBILENET_STAGES)
+
+
+def faster_rcnn_mobilenet_320(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """The same at 320 pixels, with fewer proposals in prediction."""
+    model = FasterRCNN(
+        num_classes=num_classes,
+        rpn_score_thresh=0.05,
+        rpn_pre_nms_top_n_test=150,
+        rpn_post_nms_top_n_test=150,
+        **common(options, mobilenet_fpn()),
+    )
+    return finish(model, options, MOBILENET_STAGES)
+
+
+def mask_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """Mask R-CNN with ResNet-50 and FPN (https://arxiv.org/abs/1703.06870)."""
+    model = MaskRCNN(num_classes=num_classes, **common(options, resnet50_fpn()))
+    return finish(model, options, RESNET_STAGES)
+
+
+def mask_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
+    """Mask R-CNN with deeper heads, normalised everywhere (https://arxiv.org/abs/2111.11429)."""
+    model = MaskRCNN(
+        num_classes=num_classes,
+        box_head=_deep_box_head(),
+        mask_head=MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d),
+        **common(options, resnet50_fpn(norm=nn.BatchNorm2d), rpn_depth=2),
+    )
+    return finish(model, options, RESNET_STAGES)
+
+
+def _deep_box_head() -> nn.Module:
+    head: nn.Module = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+    return head
+
+
+FASTER_RCNN = Detector(
+    name="fasterrcnn_resnet50_fpn",
+    title="Faster R-CNN R50-FPN",
+    build=faster_rcnn,
+    class_rows=(CLASSIFICATION, REGRESSION),
+    fields=BOX_FIELDS,
+    parts=PARTS,
+    stages=RESNET_STAGES,
+    pretrained=(Pretrained("torchvision://FasterRCNN_ResNet50_FPN_Weights.COCO_V1", 37.0, norm_eps=0.0),),
+    defaults=RECIPE,
+    options=OPTIONS,
+)
+MASK_RCNN = replace(
+    FASTER_RCNN,
+    name="maskrcnn_resnet50_fpn",
+    title="Mask R-CNN R50-FPN",
+    build=mask_rcnn,
+    class_rows=(CLASSIFICATION, REGRESSION, MASK),
+    fields=MASK_FIELDS,
+    pretrained=(Pretrained("torchvision://MaskRCNN_ResNet50_FPN_Weights.COCO_V1", 37.9, 34.6, norm_eps=0.0),),
+    masks=True,
+)
+MOBILENET = replace(
+    FASTER_RCNN,
+    name="fasterrcnn_mobilenet_v3_large_fpn",
+    title="Faster R-CNN MobileNetV3-FPN",
+    build=faster_rcnn_mobilenet,
+    stages=MOBILENET_STAGES,
+    pretrained=(Pretrained("torchvision://FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1", 32.8),),
+    options=MOBILENET_OPTIONS,
+)
+
+ENTRIES = (
+    FASTER_RCNN,
+    replace(
+        FASTER_RCNN,
+        name="fasterrcnn_resnet50_fpn_v2",
+        title="Faster R-CNN R50-FPN v2",
+        build=faster_rcnn_v2,
+        pretrained=(Pretrained("torchvision://FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1", 46.7),),
+    ),
+    MOBILENET,
+    replace(
+        MOBILENET,
+        name="fasterrcnn_mobilenet_v3_large_320_fpn",
+        title="Faster R-CNN MobileNetV3-FPN 320",
+        build=faster_rcnn_mobilenet_320,
+        pretrained=(Pretrained("torchvision://FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1", 22.8),),
+        options=MOBILENET_OPTIONS | {"min_size": 320, "max_size": 640},
+    ),
+    MASK_RCNN,
+    replace(
+        MASK_RCNN,
+        name="maskrcnn_resnet50_fpn_v2",
+        title="Mask R-CNN R50-FPN v2",
+        build=mask_rcnn_v2,
+        pretrained=(Pretrained("torchvision://MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1", 47.4, 41.8),),
+    ),
+)

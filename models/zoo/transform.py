@@ -1,0 +1,114 @@
+"""From images as they come to one normalised batch on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from models.zoo.options import DetectorOptions
+
+Target = dict[str, Any]
+
+
+def resized_size(options: DetectorOptions, height: int, width: int) -> tuple[int, int]:
+    """The ``(height, width)`` that the detector resizes an image to; for workers that resize before they ship.
+
+    Args:
+        options: resolved options.
+        height: of the original image, pixels.
+        width: of the original image, pixels.
+    """
+    if options.fixed_size is not None:
+        return options.fixed_size
+    assert options.min_size is not None, "options are resolved first"
+    assert options.max_size is not None, "options are resolved first"
+    scale = min(options.min_size / min(height, width), options.max_size / max(height, width))
+    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+
+class ImageTransform(GeneralizedRCNNTransform):
+    """torchvision's transform that also takes uint8 images, and resizes only where it is asked to.
+
+    A uint8 image (0..255) is normalised straight into its place in the batch, in one pass on its device. Set
+    ``resize_images = False`` where the images already have their size (:func:`resized_size`): boxes and masks are then
+    those of the image as given, in training and in prediction.
+    """
+
+    resize_images: bool = True
+
+    def __init__(self, options: DetectorOptions, *, size_divisible: int = 32) -> None:
+        """Take sizes and normalisation from resolved options; ``size_divisible`` pads the batch."""
+        fixed = options.fixed_size
+        super().__init__(
+            options.min_size or min(fixed or (0,)),
+            options.max_size or max(fixed or (0,)),
+            list(options.image_mean or ()),
+            list(options.image_std or ()),
+            size_divisible=size_divisible,
+            fixed_size=(fixed[1], fixed[0]) if fixed else None,  # torchvision wants (width, height)
+        )
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
+    ) -> tuple[ImageList, list[Target] | None]:
+        """Resize, normalise and batch.
+
+        Args:
+            images: ``(3, H, W)`` each, uint8 in 0..255 or float in 0..1.
+            targets: ``boxes (N, 4)`` pixel xyxy, ``labels (N,)`` and what else the detector reads; not modified.
+
+        Returns:
+            The batch, zero-padded to a common size, and the targets in its pixels, crowd regions set apart.
+        """
+        truth = [None] * len(images) if targets is None else [without_crowds(target) for target in targets]
+        pairs = [self._resize(image, target) for image, target in zip(images, truth, strict=True)]
+        sizes = [(image.shape[-2], image.shape[-1]) for image, _ in pairs]
+        batch = self.batch_images([image for image, _ in pairs], self.size_divisible)
+        return ImageList(batch, sizes), None if targets is None else [
+            target for _, target in pairs if target is not None
+        ]
+
+    def _resize(self, image: Tensor, target: Target | None) -> tuple[Tensor, Target | None]:
+        """Give one image its size; it stays uint8 when it has it already."""
+        if image.dim() != 3:
+            raise ValueError(f"an image is (3, H, W), not {tuple(image.shape)}")
+        if not self.resize_images:
+            return (image if image.dtype == torch.uint8 else self.normalize(image)), target
+        if image.dtype == torch.uint8:
+            image = image.float() / 255
+        resized: tuple[Tensor, Target | None] = self.resize(self.normalize(image), target)
+        return resized
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """Pad images of ``(3, H, W)`` with zeros to one ``(B, 3, H, W)``; uint8 is normalised on the way."""
+        if images[0].dtype != torch.uint8:
+            batch: Tensor = super().batch_images(images, size_divisible)
+            return batch
+        height, width = (
+            math.ceil(max(image.shape[axis] for image in images) / size_divisible) * size_divisible for axis in (1, 2)
+        )
+        scale = 1 / (255 * torch.tensor(self.image_std, device=images[0].device)).view(3, 1, 1)
+        shift = -255 * torch.tensor(self.image_mean, device=images[0].device).view(3, 1, 1) * scale
+        batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
+        for image, place in zip(images, batch, strict=True):
+            torch.addcmul(shift, image, scale, out=place[:, : image.shape[1], : image.shape[2]])
+        return batch
+
+
+def without_crowds(target: Target) -> Target:
+    """A copy of the target whose crowd regions are no longer truth but stand in ``crowds (K, 4)``.
+
+    A crowd region is not one object: it must not become a positive, and what a detector finds there is not wrong.
+    """
+    if "iscrowd" not in target:
+        return dict(target)
+    crowd = target["iscrowd"].to(dtype=torch.bool, device=target["boxes"].device)
+    single = ~crowd
+    per_object = {key: value[single] for key, value in target.items() if key in {"boxes", "labels", "masks"}}
+    return {**target, **per_object, "iscrowd": target["iscrowd"][single], "crowds": target["boxes"][crowd]}
