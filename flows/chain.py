@@ -1,0 +1,67 @@
+"""The chain of stages, from annotations to a fine-tuned, evaluated detector; it never heard of Prefect.
+
+``finetune.py`` runs it with Prefect tasks; single-stage commands run it with plain calls, up to their stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from flows.config import FinetuneConfig
+from tasks.adapt import adapt
+from tasks.check import check, classes_of, refuse_errors
+from tasks.convert import Images, convert, image_root
+from tasks.evaluate import evaluate
+from tasks.fetch import fetch
+from tasks.look import look
+from tasks.report import report
+from tasks.stage import Stage
+from tasks.store import Product
+from tasks.train import train
+
+P = ParamSpec("P")
+T = TypeVar("T")
+STAGES = ("look", "convert", "check", "fetch", "adapt", "train", "evaluate", "report")
+
+
+class Runner(Protocol):
+    """How a stage is run: as a plain call, or as a Prefect task."""
+
+    def __call__(self, stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``stage`` in the workspace with these arguments."""
+
+
+def chain(config: FinetuneConfig, run: Runner, baseline: Product | None = None) -> Iterator[tuple[str, Any]]:
+    """Run the stages one after the other and yield each one's name and result as it is there.
+
+    Whoever stops asking stops the chain; what is reused is decided by content, not by time.
+    """
+    seen = run(look, config.source)
+    yield "look", seen
+    converted = run(convert, config.source, seen)
+    yield "convert", converted
+    images = Images(root=image_root(config.source, converted), digest=seen.images)
+    checked = run(check, converted, images, config.check)
+    yield "check", refuse_errors(checked)
+    weights = run(fetch, config.weights.source, config.weights.sha256) if config.weights else None
+    yield "fetch", weights
+    rules = config.weights.rules if config.weights else None
+    adapted = run(adapt, weights, rules, config.detector, classes_of(checked), config.train.seed)
+    yield "adapt", adapted
+    train_json, val_json = checked.file("train.json"), checked.file("val.json")
+    trained = run(train, adapted.file("init.pt"), train_json, val_json, images, config.train)
+    yield "train", trained
+    evaluated = run(evaluate, trained.file("best.pt"), val_json, images, config.evaluate)
+    yield "evaluate", evaluated
+    yield "report", run(report, config.name, config.as_yaml(), checked, images, adapted, trained, evaluated, baseline)
+
+
+def plainly(workspace: Path) -> Runner:
+    """Run stages as plain calls in ``workspace``, without Prefect; what the store has is not made again."""
+
+    def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return stage(workspace, *args, **kwargs)
+
+    return run

@@ -1,0 +1,165 @@
+"""The `annotune` command. Imports are where they are used: `--help` and single stages should not wait for Prefect."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(
+    name="annotune",
+    help="From the annotations you have to a fine-tuned, evaluated detector.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+weights_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints: fetch, inspect, plan a load.")
+app.add_typer(weights_app, name="weights")
+
+Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; see configs/ for examples.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--set", metavar="KEY=VALUE", help="Set a value, e.g. `-o train.epochs=3`. Repeatable."),
+]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Entry point: one message for what users get wrong (exit 2), another for what the machine does (exit 1)."""
+    try:
+        app()
+    except ValueError as error:  # all our user errors are ValueErrors
+        if os.environ.get("ANNOTUNE_TRACEBACK"):
+            raise
+        _fail(str(error), 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        remedy = ". Free some space and run again; finished stages are kept" if error.errno == errno.ENOSPC else ""
+        _fail(f"{where}{error.strerror or error}{remedy}", 1)
+    except RuntimeError as error:
+        if type(error).__module__.split(".")[0] not in ("models", "tasks", "flows"):
+            raise
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped. Run the same command again to go on where it was", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+    sys.exit(code)
+
+
+@app.command()
+def finetune(config: Recipe, overrides: Overrides = None) -> None:
+    """Run the whole flow: look, convert, check, fetch, adapt, train, evaluate, report.
+
+    Stages whose result is there already are reused; a run that was killed goes on where it was.
+    """
+    from flows.config import load_config
+
+    settings, _ = load_config(config, overrides or [])
+    outcome = run_flow(settings)
+    _tell_outcome(outcome)
+
+
+def run_flow(settings: Any, **extra: Any) -> Any:
+    """Run the finetune flow in this process, with Prefect's own temporary server unless one is configured."""
+    quiet_prefect()
+    from flows.finetune import finetune as flow
+
+    with narrated():
+        return flow(settings, **extra)
+
+
+def quiet_prefect() -> None:
+    """Settings for a flow run on one's own terminal; whoever set them before keeps theirs."""
+    # On a loaded machine the temporary server needs more than its default 20 seconds to start.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The console gets our lines and our errors; the flow run's own log, with tracebacks, is in Prefect.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+class narrated:  # noqa: N801 - a context manager, used like one
+    """Print what the `annotune` logger says, with the seconds since the last line."""
+
+    def __enter__(self) -> None:
+        self.logger, self.last = logging.getLogger("annotune"), time.monotonic()
+        self.handler = logging.Handler()
+        self.handler.emit = self._emit  # type: ignore[method-assign]
+        self.logger.addHandler(self.handler)
+        self.logger.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeHandler(self.handler)
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        out.print(f"[dim]{now - self.last:6.1f}s[/] {escape(record.getMessage())}", soft_wrap=True)
+        self.last = now
+
+
+def _tell_outcome(outcome: Any) -> None:
+    table = Table(title=f"{outcome.name}: COCO box metrics", title_justify="left")
+    for column in ("AP", "AP50", "AP75", "AR100"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        *(f"{outcome.metrics[m]:.3f}" if m in outcome.metrics else "-" for m in ("AP", "AP50", "AP75", "AR100"))
+    )
+    out.print(table)
+    out.print(f"checkpoint  {outcome.checkpoint}", soft_wrap=True)
+    out.print(f"report      {outcome.report}", soft_wrap=True)
+
+
+@app.command()
+def config(config: Recipe, overrides: Overrides = None) -> None:
+    """Print the configuration that results from a recipe, and where each value came from."""
+    from flows.config import explain_config
+
+    for line, origin in explain_config(config, overrides or []):
+        out.print(f"{escape(f'{line:56s}')} [dim]# {escape(origin)}[/]" if origin else escape(line), soft_wrap=True)
+
+
+def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
+    from flows.chain import chain, plainly
+    from flows.config import load_config
+
+    settings, _ = load_config(config, overrides or [])
+    with narrated():
+        log = logging.getLogger("annotune")
+        for name, result in chain(settings, plainly(settings.workspace)):
+            log.info("%-9s %s", name, getattr(result, "path", ""))
+            if name == stage:
+                break
+    path = getattr(result, "path", None)
+    if path is not None and (path / "summary.md").is_file():
+        out.print((path / "summary.md").read_text(), markup=False)
+
+
+def _stage_command(name: str, text: str) -> None:
+    def command(config: Recipe, overrides: Overrides = None) -> None:
+        _run_until(name, config, overrides)
+
+    command.__doc__ = f"{text}\n\nWhat comes before is done first, or reused where it is there already."
+    app.command(name)(command)
+
+
+_stage_command("convert", "Convert the source's annotations to COCO, one file per split.")
+_stage_command("check", "Check the dataset: a list and a page of what is wrong.")
+_stage_command("fetch", "Fetch the pretrained checkpoint and verify it.")
+_stage_command("adapt", "Load what fits of the checkpoint; tell about every tensor.")
+_stage_command("train", "Fine-tune in a child process; goes on where a killed run was.")
+_stage_command("evaluate", "Evaluate the best checkpoint on the validation split.")
+_stage_command("report", "Write the report page.")

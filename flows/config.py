@@ -1,0 +1,131 @@
+"""The configuration: one model for the YAML recipe, for ``-o a.b=value`` and for Prefect's parameter form."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flows.yaml_config import ConfigError, Origin, Recipe, read_recipe
+from models.training.options import EvaluateOptions, TrainOptions
+from models.zoo.options import DetectorOptions
+from tasks.check import CheckOptions
+from tasks.convert import SourceOptions
+from tasks.fetch import Location, WeightsOptions
+
+
+class FinetuneConfig(BaseModel):
+    """Everything a run depends on; equal configurations of equal data give the same bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("run", description="Names the report and the run; letters, digits, - and _", pattern=r"^[\w.-]+$")
+    workspace: Path = Field(Path(".annotune"), description="Folder for products, caches and reports")
+    source: SourceOptions = Field(description="The annotations and images you have")
+    check: CheckOptions = Field(CheckOptions(), description="What the dataset check does with what it finds")
+    detector: DetectorOptions = Field(DetectorOptions(), description="Which detector, and its dimensions")
+    weights: WeightsOptions | None = Field(None, description="Where to start from; none: random weights")
+    train: TrainOptions = Field(TrainOptions(), description="How to train")
+    evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How to evaluate")
+
+    def as_yaml(self) -> str:
+        """The resolved configuration as a recipe, every value written out."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude={"workspace"}), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[FinetuneConfig, Recipe]:
+    """Read a recipe and check it against :class:`FinetuneConfig`.
+
+    Returns:
+        The configuration with absolute paths, and the recipe with the origin of each value.
+
+    Raises:
+        ConfigError: naming file and line, key, value and remedy; all mistakes at once.
+    """
+    recipe = read_recipe(path, overrides)
+    _resolve_paths(FinetuneConfig, recipe.values, recipe.origins, "")
+    try:
+        config = FinetuneConfig.model_validate(recipe.values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, path, recipe) for item in error.errors())) from error
+    return config.model_copy(update={"workspace": config.workspace.resolve()}), recipe
+
+
+def explain_config(path: Path, overrides: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """The resolved configuration as lines of YAML, each with where its value came from.
+
+    Returns:
+        ``(line, origin)``; together ``line  # origin`` is again a recipe. The origin of a section is empty.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    config, recipe = load_config(path, overrides)
+    return list(_lines(config.model_dump(mode="json"), recipe.origins, ""))
+
+
+def _lines(values: Mapping[str, Any], origins: Mapping[str, Origin], prefix: str) -> Iterator[tuple[str, str]]:
+    indent = "  " * prefix.count(".")
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:", ""
+            yield from _lines(value, origins, f"{dotted}.")
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n")
+        origin = next((o.name for k, o in origins.items() if k == dotted or k.startswith(f"{dotted}.")), "default")
+        yield f"{indent}{key}: {text.strip()}", origin
+
+
+def _explain(item: Mapping[str, Any], path: Path, recipe: Recipe) -> str:
+    loc = [str(part) for part in item["loc"]]
+    dotted = ".".join(loc)
+    where = next((o.name for key, o in recipe.origins.items() if key == dotted or key.startswith(f"{dotted}.")), path)
+    if item["type"] == "extra_forbidden":
+        known = list(_model_at(loc[:-1]).model_fields)
+        near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: {dotted}: unknown key; {remedy}"
+    if item["type"] == "missing":
+        return f"{path}: {dotted}: missing; {item['msg'].lower()}"
+    return f"{where}: {dotted}: {item['msg']}, not {item['input']!r:.80}"
+
+
+def _model_at(loc: Sequence[str]) -> type[BaseModel]:
+    model: type[BaseModel] = FinetuneConfig
+    for part in loc:
+        field = model.model_fields.get(part)
+        inner = _models(field.annotation) if field else []
+        if not inner:
+            break
+        model = inner[0]
+    return model
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        return [model for arg in get_args(annotation) for model in _models(arg)]
+    return []
+
+
+def _resolve_paths(model: type[BaseModel], values: dict[str, Any], origins: Mapping[str, Origin], prefix: str) -> None:
+    """Make relative paths absolute, each against the folder of the file that wrote it."""
+    for name, field in model.model_fields.items():
+        value = values.get(name)
+        origin = origins.get(prefix + name)
+        if isinstance(value, dict):
+            for inner in _models(field.annotation):
+                _resolve_paths(inner, value, origins, f"{prefix}{name}.")
+        elif isinstance(value, str) and origin is not None:
+            absolute = origin.folder / Path(value).expanduser()
+            is_path = field.annotation is Path or Path in get_args(field.annotation)
+            is_location = any(isinstance(mark, Location) for mark in field.metadata)
+            if is_path or (is_location and absolute.exists()):
+                values[name] = str(absolute)

@@ -1,0 +1,86 @@
+"""The finetune flow: the chain of stages as Prefect tasks, cached, retried and shown."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import orjson
+from prefect import flow, get_run_logger
+from pydantic import BaseModel
+
+from flows.chain import Runner, chain
+from flows.config import FinetuneConfig
+from tasks.as_task import as_task
+from tasks.stage import Stage
+from tasks.store import Product
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Outcome(BaseModel):
+    """What a run came to: figures, and where its products are."""
+
+    name: str
+    metrics: dict[str, float]  # COCO box metrics, 0..1
+    reused: tuple[str, ...]  # stages whose results were there already
+    checkpoint: Path
+    report: Path
+    products: dict[str, Path]
+
+
+@flow(name="finetune", flow_run_name="{config.name}")
+def finetune(config: FinetuneConfig, baseline: Product | None = None) -> Outcome:
+    """Turn annotations and a pretrained checkpoint into a fine-tuned, evaluated detector.
+
+    Every stage is reused where its result for the same content is there and whole; a run that was killed goes on
+    where it was.
+
+    Args:
+        config: see docs/config.md.
+        baseline: an earlier evaluation to compare with in the report.
+    """
+    reused: list[str] = []
+    products: dict[str, Path] = {}
+    for name, result in chain(config, _as_tasks(config.workspace, reused), baseline):
+        if isinstance(result, Product):
+            products[name] = result.path
+    scores = orjson.loads((products["evaluate"] / "metrics.json").read_bytes())["bbox"]
+    outcome = Outcome(
+        name=config.name,
+        metrics={name: value for name, value in scores.items() if value is not None},
+        reused=tuple(reused),
+        checkpoint=products["train"] / "best.pt",
+        report=products["report"] / "report.html",
+        products=products,
+    )
+    _say(f"report: {outcome.report}")
+    return outcome
+
+
+def _as_tasks(workspace: Path, reused: list[str]) -> Runner:
+    def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        state = as_task(stage, workspace)(workspace, *args, **kwargs)
+        result: Any = state.result()
+        if state.name == "Cached":
+            reused.append(stage.name)
+        _say(f"{stage.name:9s} {'cached ' if state.name == 'Cached' else 'made   '} {_headline(result)}")
+        return result  # type: ignore[no-any-return]
+
+    return run
+
+
+def _headline(result: Any) -> str:
+    if isinstance(result, Product):
+        return (result.path / "summary.md").read_text().split("\n", maxsplit=1)[0]
+    if hasattr(result, "sha256"):
+        return f"{result.path.name}, {result.size:,} bytes"
+    return f"{result.files:,} files, {result.size:,} bytes" if hasattr(result, "files") else ""
+
+
+def _say(text: str) -> None:
+    """To the flow run's log, and to whoever listens to the `annotune` logger (the command line does)."""
+    get_run_logger().info(text)
+    logging.getLogger("annotune").info(text)

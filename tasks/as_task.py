@@ -1,0 +1,107 @@
+"""Stages as Prefect tasks: when a result may be reused, when a failure is worth another try, what a person sees."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from prefect import Task, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+
+from models.training.launch import TrainingCrash
+from tasks.stage import Stage
+from tasks.store import Product
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What asking again does not heal, although Python calls it an OSError.
+PERMANENT = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EDQUOT,
+}
+
+
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether the world may heal what failed: a network or file system fault, a child process that died.
+
+    Bad data, a wrong configuration or a full disk fail at once, with their own message.
+    """
+    error = state.data
+    if isinstance(error, ValueError) and not getattr(error, "transient", False):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in PERMANENT
+    return isinstance(error, TrainingCrash)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How often and after how long a stage is tried again, and when it is given up."""
+
+    delays: tuple[float, ...]  # seconds before each further attempt, spread by up to a half
+    timeout: float | None = None  # seconds for one attempt
+
+
+POLICIES = {
+    "look": Policy((1, 5)),
+    "convert": Policy((1, 5)),
+    "check": Policy(()),  # bad data does not heal
+    "fetch": Policy((2, 4, 8, 16)),
+    "adapt": Policy((1, 5)),
+    "train": Policy((2, 10, 30)),
+    "evaluate": Policy((1, 5)),
+    "report": Policy((1, 5)),
+}
+
+
+def as_task(stage: Stage[P, T], workspace: Path) -> Callable[Concatenate[Path, P], State[T]]:
+    """The stage as a Prefect task that returns its state; results are small JSON in ``<workspace>/results``."""
+    policy = POLICIES[stage.name]
+
+    def key(context: TaskRunContext, inputs: dict[str, Any]) -> str | None:
+        return stage.key({name: value for name, value in inputs.items() if name != "workspace"})
+
+    wrapped: Task[..., T] = task(
+        _with_artifact(stage),
+        name=stage.name,
+        description=(stage.__doc__ or "").split("\n", maxsplit=1)[0],
+        cache_key_fn=key if stage.cached else None,
+        persist_result=stage.cached,
+        result_storage=workspace / "results",
+        result_serializer="json",
+        retries=len(policy.delays),
+        retry_delay_seconds=list(policy.delays),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=is_transient,
+        timeout_seconds=policy.timeout,
+    )
+    return lambda *args, **kwargs: wrapped(*args, **kwargs, return_state=True)
+
+
+def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:
+    def run(workspace: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = stage(workspace, *args, **kwargs)
+        if isinstance(result, Product):
+            summary = (result.path / "summary.md").read_text()
+            get_run_logger().info("%s: %s", stage.name, summary.split("\n", maxsplit=1)[0])
+            create_markdown_artifact(summary, key=re.sub(r"[^a-z0-9]+", "-", f"annotune-{stage.name}"))
+        return result
+
+    run.__name__ = stage.name
+    run.__doc__ = stage.__doc__
+    run.__signature__ = inspect.signature(stage.run)  # type: ignore[attr-defined]
+    return run

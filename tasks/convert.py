@@ -1,0 +1,111 @@
+"""Convert: the source's annotations to one COCO file per split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from converters.coco import write_coco
+from converters.fingerprint import Fingerprint
+from converters.formats import convert as convert_source
+from converters.records import ConversionLog
+from tasks.stage import product
+from tasks.store import Product
+
+
+class SourceOptions(BaseModel):
+    """The annotations and images you have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field(description="voc, labelme, cityscapes, ...: see `annotune-convert --help`")
+    root: Path = Field(description="Folder of the dataset")
+    images: Path | None = Field(None, description="Folder of the images, where the format does not say")
+    splits: dict[str, float | str] = Field(
+        {"train": 0.8, "val": 0.2},
+        description="Per split what belongs to it: a list file, a folder or a name as the format has it, or a share "
+        "between 0 and 1 that is chosen by a stable hash of the file name",
+    )
+    categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
+    options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
+    skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
+    jobs: int = Field(1, ge=1, description="Processes that read annotations")
+
+
+class Images(BaseModel):
+    """Where the images are, and what they are: the folder may move, the digest is what counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Path
+    digest: str
+
+
+@product("converters.formats")
+def convert(folder: Path, source: SourceOptions, seen: Fingerprint) -> None:
+    """Write ``<split>.json`` for every split, ``categories.json``, and ``summary.json`` with what was left out.
+
+    ``seen`` stands for the bytes under ``source.root``: it is what the result is keyed on.
+
+    Raises:
+        AnnotationError: a file cannot be read (or is counted, with ``skip_bad``).
+        DatasetError: an unknown format or option, a split without images.
+    """
+    log = ConversionLog(skip_bad=source.skip_bad)
+    result = convert_source(
+        source.format,
+        source.root,
+        source.splits or None,
+        images=source.images,
+        categories=source.categories,
+        options=source.options,
+        jobs=source.jobs,
+        log=log,
+    )
+    for split, coco in result.splits.items():
+        write_coco(coco, folder / f"{split}.json")
+    image_root = result.image_root.resolve()
+    base = (source.images or source.root).resolve()
+    about = {
+        "image_root": os.path.relpath(image_root, base),
+        "splits": {split: _counts(coco) for split, coco in result.splits.items()},
+        "dropped": dict(sorted(log.dropped.items())),
+        "notes": dict(sorted(log.notes.items())),
+        "examples": dict(sorted(log.examples.items())),
+        "bad_files": [str(error) for error in log.bad_files],
+    }
+    (folder / "about.json").write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
+    (folder / "summary.md").write_text(_summary(about))
+
+
+def image_root(source: SourceOptions, converted: Product) -> Path:
+    """The folder that the ``file_name`` of the converted images are relative to."""
+    about = orjson.loads((converted.path / "about.json").read_bytes())
+    return Path(os.path.normpath((source.images or source.root).resolve() / about["image_root"]))
+
+
+def _counts(coco: Mapping[str, Any]) -> dict[str, Any]:
+    per_class = Counter(annotation["category_id"] for annotation in coco["annotations"])
+    return {
+        "images": len(coco["images"]),
+        "instances": len(coco["annotations"]),
+        "classes": {category["name"]: per_class[category["id"]] for category in coco["categories"]},
+    }
+
+
+def _summary(about: Mapping[str, Any]) -> str:
+    splits = about["splits"]
+    first = ", ".join(f"{name} {s['images']:,} images {s['instances']:,} instances" for name, s in splits.items())
+    names = list(next(iter(splits.values()))["classes"])
+    lines = [first, "", "| class | " + " | ".join(splits) + " |", "|---|" + "---:|" * len(splits)]
+    lines += [f"| {name} | " + " | ".join(str(s["classes"][name]) for s in splits.values()) + " |" for name in names]
+    left_out = [*about["dropped"].items(), *about["notes"].items()]
+    lines += ["", *(f"- {reason}: {count}" for reason, count in left_out)]
+    lines += [f"- not readable: {error}" for error in about["bad_files"]]
+    return "\n".join(lines) + "\n"

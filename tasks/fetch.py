@@ -1,0 +1,42 @@
+"""Fetch: the pretrained checkpoint, verified, from wherever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from models.weights.fetch import fetch as fetch_file
+from models.weights.rules import LoadRules
+from tasks.stage import stage
+from tasks.store import FileRef
+
+
+class Location:
+    """Marks a text field that may hold a path: relative ones are meant from the recipe that writes them."""
+
+
+class WeightsOptions(LoadRules):
+    """Where the pretrained weights come from, and which of them move."""
+
+    source: Annotated[str, Location()] = Field(
+        description="A path, https://..., torchvision://Weights.NAME, timm://name, hf://repo/file, s3://..."
+    )
+    sha256: str | None = Field(None, description="SHA-256 of the file; the hash in its name is checked without it")
+
+    @property
+    def rules(self) -> LoadRules:
+        """The part that decides what moves, without where it comes from."""
+        return LoadRules(**{name: getattr(self, name) for name in LoadRules.model_fields})
+
+
+@stage("models.weights.fetch")
+def fetch(workspace: Path, source: str, sha256: str | None) -> FileRef:
+    """Fetch ``source`` into the workspace's ``weights`` folder, or find it there.
+
+    Raises:
+        WeightsError: no such file, a wrong hash, something that is no checkpoint.
+    """
+    fetched = fetch_file(source, workspace / "weights", sha256=sha256)
+    return FileRef(path=fetched.path, sha256=fetched.sha256, size=fetched.size)

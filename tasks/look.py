@@ -1,0 +1,36 @@
+"""Look: has the source changed? Never cached, since it is the question itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.fingerprint import Fingerprint, fingerprint
+from tasks.convert import SourceOptions
+from tasks.keys import content_key
+from tasks.stage import stage
+
+
+@stage("converters.fingerprint", cached=False)
+def look(workspace: Path, source: SourceOptions) -> Fingerprint:
+    """Fingerprint of the annotations and of the images; bytes are read again only where a file changed.
+
+    Raises:
+        DatasetError: the folder does not exist or cannot be read.
+    """
+    seen = _fingerprint(workspace, source.root)
+    if source.images is None or source.images.resolve().is_relative_to(source.root.resolve()):
+        return seen
+    apart = _fingerprint(workspace, source.images)
+    return Fingerprint(
+        annotations=content_key("look", "tasks.look", {"here": seen.annotations, "there": apart.annotations}),
+        images=content_key("look", "tasks.look", {"here": seen.images, "there": apart.images}),
+        files=seen.files + apart.files,
+        size=seen.size + apart.size,
+    )
+
+
+def _fingerprint(workspace: Path, root: Path) -> Fingerprint:
+    name = content_key("look", "tasks.look", {"root": str(root.resolve())})
+    folder = workspace / "fingerprints"
+    folder.mkdir(parents=True, exist_ok=True)
+    return fingerprint(root, index=folder / f"{name[:24]}.json")
