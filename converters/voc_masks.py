@@ -1,0 +1,112 @@
+"""VOC's segmentation images: the outlines of the objects that the XML gives boxes for.
+
+``SegmentationObject/<stem>.png`` holds palette indices: 0 background, 255 void (borders and what is too hard), k the
+k-th object; ``SegmentationClass/<stem>.png`` holds the class of each pixel in the order of :data:`VOC_CLASSES`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from converters.errors import AnnotationError
+from converters.masks import encode_instances, rle_area, rle_box
+from converters.records import Box, ConversionLog, ImageRecord, Instance, Rle
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""Pixel value 1 is the first (VOC2012 devkit, section 3.2)."""
+
+_VOID = 255
+_SAME = 0.5  # IoU from which a mask's box is an object's box
+
+
+def add_masks(record: ImageRecord, xml: str, complete: bool, log: ConversionLog) -> ImageRecord:
+    """Return the record with the masks of ``SegmentationObject`` in it, boxes and areas taken from them.
+
+    A mask belongs to the object of its number if their boxes agree, otherwise to the one it overlaps best. A mask
+    without an object gets its class from ``SegmentationClass``, if the record holds every object of its file.
+
+    Args:
+        record: the image as its XML describes it.
+        xml: path of the XML file; the folders of the PNGs lie beside its folder.
+        complete: no object of the file was left out.
+        log: takes the masks that were left out.
+
+    Raises:
+        AnnotationError: a PNG holds no indices, or has another size than the image.
+    """
+    folder, stem = Path(xml).parent.parent, Path(xml).stem
+    path = folder / "SegmentationObject" / f"{stem}.png"
+    if not path.is_file():
+        return record
+    pixels = _indices(path, record)
+    masks = {k: rle for k, rle in encode_instances(pixels).items() if k not in {0, _VOID}}
+    instances = list(record.instances)
+    free = set(range(len(instances)))
+    for k, rle in sorted(masks.items()):
+        owner = _owner(k, rle_box(rle), instances, free)
+        if owner is not None:
+            free.discard(owner)
+            instances[owner] = _outlined(instances[owner], rle)
+        elif complete and (category := _majority(folder, stem, pixels == k, record)):
+            instances.append(_outlined(Instance(category, rle_box(rle)), rle))
+        else:
+            log.drop("mask without an object", f"{path}, index {k}")
+    return replace(record, instances=tuple(instances))
+
+
+def _outlined(instance: Instance, rle: Rle) -> Instance:
+    return replace(instance, box=rle_box(rle), segmentation=rle, area=float(rle_area(rle)))
+
+
+def _owner(k: int, box: Box, instances: list[Instance], free: set[int]) -> int | None:
+    if k - 1 in free and _iou(box, instances[k - 1].box) >= _SAME:
+        return k - 1
+    best = max(sorted(free), key=lambda i: _iou(box, instances[i].box), default=None)
+    return best if best is not None and _iou(box, instances[best].box) >= _SAME else None
+
+
+def _iou(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def _majority(folder: Path, stem: str, mask: NDArray[np.bool_], record: ImageRecord) -> str | None:
+    """The class most pixels under the mask have, or ``None`` where they have none."""
+    path = folder / "SegmentationClass" / f"{stem}.png"
+    if not path.is_file():
+        return None
+    counts = Counter(_indices(path, record)[mask].tolist())
+    known = [(count, -value) for value, count in counts.items() if 1 <= value <= len(VOC_CLASSES)]
+    return VOC_CLASSES[-max(known)[1] - 1] if known else None
+
+
+def _indices(path: Path, record: ImageRecord) -> NDArray[Any]:
+    """Palette indices ``(H, W)`` of a PNG."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in {"P", "L"} or image.size != (record.width, record.height):
+                width, height = image.size
+                raise AnnotationError(
+                    path,
+                    f"is a {width}x{height} image of mode {image.mode}, not {record.width}x{record.height} indices",
+                    "SegmentationObject wants palette images of the photo's size",
+                )
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, AnnotationError):
+            raise
+        raise AnnotationError(path, f"not a readable image: {error}") from error
