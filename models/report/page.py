@@ -1,0 +1,218 @@
+"""The report: one self-contained HTML page about a run, and one that compares several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from models.report import dataset, findings, loading, pictures, results, training
+from models.report.inputs import ReportError, ReportInputs, Run, load_run, without_paths
+from models.report.matching import Matched, Operation, match_images, operation
+from models.report.svg import Line, line_chart
+
+PICTURES = 4  # of the worst images, and as many typical ones
+DEFAULT_SCORE = 0.5  # to cut detections at, where the data do not say better
+
+
+def render(inputs: ReportInputs, path: Path) -> None:
+    """Write the page of one run.
+
+    The same inputs give the same bytes. The page loads nothing: pictures are embedded, and nothing in a label, a file
+    name or a message is taken for markup. Absolute paths are shortened to their last part.
+
+    Args:
+        inputs: the files of the run; sections of absent ones are left out.
+        path: the page; its folder must exist. It is replaced whole or not at all.
+
+    Raises:
+        ReportError: the evaluated split or its metrics are absent, or a file is not what it should be.
+    """
+    run = load_run(inputs)
+    matched = match_images(run.val, run.detections) if run.detections else []
+    cut = operation(matched)
+    score = cut.scores[cut.best] if cut else DEFAULT_SCORE
+    page = _environment().get_template("report.html.j2")
+    _write(
+        path, page.render(**_results(run), **_data(run), **_pictures(run, matched, score), **_cut(cut), **_setup(run))
+    )
+
+
+def compare(runs: Sequence[ReportInputs], path: Path) -> None:
+    """Write a page that puts several runs side by side; the first is what the others are measured against.
+
+    Args:
+        runs: at least two.
+        path: the page; its folder must exist. It is replaced whole or not at all.
+
+    Raises:
+        ReportError: there are fewer than two runs, or one cannot be read.
+    """
+    if len(runs) < 2:
+        raise ReportError("a comparison needs two runs or more")
+    loaded = [load_run(inputs) for inputs in runs]
+    first = loaded[0].metrics
+    names = {str(row.get("name", "")) for run in loaded for row in run.metrics.get("per_class") or []}
+    by_run = [{row.name: row for row in results.class_results(run.metrics, first)} for run in loaded]
+    columns = [
+        {
+            "title": run.inputs.title,
+            "figures": results.headline(run.metrics, first if number else {}),
+            "images": len(run.val["images"]),
+            "detector": _detector(run),
+            "same_data": run.digests.get("evaluated annotations") == loaded[0].digests.get("evaluated annotations"),
+        }
+        for number, run in enumerate(loaded)
+    ]
+    rows = [(name, [classes.get(name) for classes in by_run]) for name in sorted(names)]
+    page = _environment().get_template("compare.html.j2")
+    title = "Comparison of " + ", ".join(run.inputs.title for run in loaded)
+    _write(path, page.render(title=title, columns=columns, rows=rows, charts=training.comparison(loaded)))
+
+
+def _detector(run: Run) -> str:
+    """The detector of a run as far as its plan tells."""
+    plan = loading.loading_figures(run.plan)
+    return f"{plan.detector} from {plan.checkpoint}" if plan else ""
+
+
+def _results(run: Run) -> dict[str, Any]:
+    return {
+        "title": run.inputs.title,
+        "summary": _summary(run),
+        "has_baseline": bool(run.baseline),
+        "versus": run.inputs.baseline_title,
+        "boxes": results.headline(run.metrics, run.baseline),
+        "masks": results.headline(run.metrics, run.baseline, "segm"),
+        "classes": results.class_results(run.metrics, run.baseline),
+        "curves": results.curves(run.metrics),
+        "confusion": results.confusion(run.metrics),
+        "errors": results.error_kinds(run.metrics),
+        "suspects": results.suspects(run.metrics),
+        "training": training.training_figures(run.history),
+        "loading": loading.loading_figures(run.plan),
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    splits = dataset.splits_of(run)
+    return {
+        "splits": splits,
+        "counts": dataset.class_counts(splits),
+        "sizes": dataset.size_chart(splits),
+        "findings": None if run.check is None else findings.findings(run.check),
+    }
+
+
+def _pictures(run: Run, matched: Sequence[Matched], score: float) -> dict[str, Any]:
+    worst, typical = pictures.choose(matched, score, PICTURES)
+    images = run.inputs.images
+    sides = {
+        kind: [pictures.picture(image, images, score, f"{kind}-{n}") for n, image in enumerate(chosen)]
+        if images
+        else []
+        for kind, chosen in (("worst", worst), ("typical", typical))
+    }
+    return {"score": score, **{kind: [side for side in found if side] for kind, found in sides.items()}}
+
+
+def _cut(cut: Operation | None) -> dict[str, Any]:
+    """What to say about the score to cut at."""
+    if cut is None:
+        return {"operation_chart": Markup(""), "operation_text": []}
+    best = cut.best
+    advice = (
+        f"Keep detections with a score of at least {cut.scores[best]:.2f}: then {cut.precision[best]:.0%} of them are "
+        f"right, and {cut.recall[best]:.0%} of the objects are found."
+    )
+    reason = (
+        "This is the score with the best balance of the two, at IoU 0.50 and over all classes. "
+        "A higher one gives fewer false alarms, a lower one fewer misses."
+    )
+    lines = [Line("precision", cut.scores, cut.precision, 1), Line("recall", cut.scores, cut.recall, 2)]
+    chart = line_chart(
+        lines, title="Precision and recall by score", x_label="least score of a detection", y_low=0.0, y_high=1.0
+    )
+    return {"operation_chart": chart, "operation_text": [advice, reason]}
+
+
+def _setup(run: Run) -> dict[str, Any]:
+    environment = {str(name): without_paths(str(value)) for name, value in run.inputs.environment.items()}
+    return {
+        "command": without_paths(run.inputs.command),
+        "config": without_paths(run.inputs.config),
+        "environment": environment.items(),
+        "digests": run.digests.items(),
+    }
+
+
+def _summary(run: Run) -> str:
+    """The result in two sentences."""
+    ap, ap50 = results.measure(run.metrics, "AP"), results.measure(run.metrics, "AP50")
+    split = dataset.split_figures("validation", run.val)
+    seen = f"On {split.images:,} validation images with {split.instances:,} objects of {len(split.per_class)} classes"
+    if ap is None:
+        return f"{seen} there was nothing to measure."
+    text = f"{seen} the detector reaches {ap * 100:.1f} AP"
+    text += f" and {ap50 * 100:.1f} AP50" if ap50 is not None else ""
+    before = results.measure(run.baseline, "AP")
+    if before is not None:
+        way = "more" if ap >= before else "less"
+        text += f", {abs(ap - before) * 100:.1f} points {way} than {run.inputs.baseline_title}"
+    ranked = [row for row in results.class_results(run.metrics, {}) if row.ap is not None]
+    if len(ranked) < 2:
+        return text + "."
+    best, worst = ranked[0], ranked[-1]
+    return f"{text}. It is best at {best.name} ({points(best.ap)}) and weakest at {worst.name} ({points(worst.ap)})."
+
+
+def points(value: float | None) -> str:
+    """A share as points of 100: 0.613 is 61.3."""
+    return "\N{EN DASH}" if value is None else f"{value * 100:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference of shares in points, with its sign."""
+    return "\N{EN DASH}" if value is None else f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("models.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "points": points,
+        "signed": signed,
+        "direction": lambda change: "up" if change > 0.0005 else "down" if change < -0.0005 else "",
+        "percent": lambda share: f"{min(max(share, 0), 1) * 100:.2f}%",
+        "thousands": lambda count: f"{count:,}",
+        "plain": lambda number: f"{number:,.0f}" if number == int(number) else f"{number:.3g}",
+        "some": _some,
+    }
+    return environment
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    """A list in words, cut short."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace ``path`` whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""Pictures with what is there beside what was found; embedded, so that the page is one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+from PIL import Image, ImageOps
+
+from models.report.matching import Matched
+
+LONGEST_SIDE = 640  # pixels of an embedded picture
+CANVAS = 480.0  # width in drawing units: about the pixels it has on a screen
+MOST_BOXES = 40  # drawn in one picture
+MOST_LETTERS = 22  # of a label
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Both sides of one image, and what to say about it."""
+
+    file_name: str
+    truth: Markup
+    found: Markup
+    right: int
+    wrong: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One box to draw; ``state`` is its class in the style sheet: right, wrong, missed or crowd."""
+
+    box: tuple[float, float, float, float]
+    label: str
+    state: str
+
+
+def choose(matched: Sequence[Matched], score: float, count: int) -> tuple[list[Matched], list[Matched]]:
+    """The worst images, and typical ones from the middle of the ranking; the same number of each."""
+    ranked = sorted(matched, key=lambda m: (m.f1(score), -m.mistakes(score), str(m.image.get("file_name"))))
+    worst = [image for image in ranked if image.mistakes(score)][:count]
+    rest = [image for image in ranked[len(worst) :] if image.truths]
+    middle = rest[len(rest) // 4 : len(rest) - len(rest) // 4] if len(rest) > 2 * count else rest
+    step = max(1, len(middle) / count)
+    typical = [middle[int(index * step)] for index in range(count) if int(index * step) < len(middle)]
+    return worst, typical
+
+
+def picture(matched: Matched, images: Path, score: float, identity: str) -> Picture | None:
+    """Both sides of an image, or None where it cannot be read below ``images``.
+
+    Args:
+        matched: the image with its boxes.
+        images: folder that ``file_name`` is relative to; nothing outside of it is opened.
+        score: detections below it are not drawn.
+        identity: an id that is unique on the page.
+    """
+    name = str(matched.image.get("file_name", ""))
+    read = _embedded(images, name)
+    if read is None:
+        return None
+    uri, (width, height) = read
+    scale = CANVAS / width
+    size = (CANVAS, height * scale)
+    truths = [
+        Mark(t.box, t.name, "crowd" if t.crowd else "missed" if t.found is None or t.found < score else "right")
+        for t in matched.truths
+    ]
+    kept = [f for f in matched.found if f.score >= score]
+    states = {True: "right", False: "wrong", None: "crowd"}
+    found = [Mark(f.box, f"{_clipped(f.name)} {f.score:.2f}", states[f.right]) for f in kept]
+    image = Markup('<image id="{}" href="{}" width="{:g}" height="{:.1f}" preserveAspectRatio="none"/>')
+    again = Markup('<use href="#{}"/>').format(identity)
+    return Picture(
+        file_name=name,
+        truth=_panel(f"{name}: what is there", image.format(identity, uri, *size), truths, size, scale),
+        found=_panel(f"{name}: what was found", again, found, size, scale),
+        right=sum(f.right is True for f in kept),
+        wrong=sum(f.right is False for f in kept),
+        missed=matched.missed(score),
+    )
+
+
+def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, float], scale: float) -> Markup:
+    listed = ", ".join(f"{mark.label} ({mark.state})" for mark in marks[:MOST_BOXES]) or "nothing"
+    head = Markup('<svg viewBox="0 0 {:g} {:.1f}" role="img" aria-label="{}: {}">').format(*size, said, listed)
+    large_first = sorted(marks[:MOST_BOXES], key=lambda mark: -mark.box[2] * mark.box[3])
+    drawn = Markup("").join(_mark(mark, size, scale) for mark in large_first)
+    return head + image + drawn + Markup("</svg>")
+
+
+def _mark(mark: Mark, size: tuple[float, float], scale: float) -> Markup:
+    """A box with a dark halo, so that it shows on any picture, and its label above it or just inside."""
+    x, y, width, height = (value * scale for value in mark.box)
+    label = _clipped(mark.label, MOST_LETTERS + 5)
+    wide = sum(4.2 if letter in "ijltf.I1 " else 10.6 if letter in "mwMW" else 7.2 for letter in label) + 9
+    left = min(max(0.0, x - 1), max(0.0, size[0] - wide))
+    top = y - 17 if y >= 17 else min(max(y, 0.0), size[1] - 17)
+    return Markup(
+        '<g class="mark {0}"><rect class="halo" x="{1:.1f}" y="{2:.1f}" width="{3:.1f}" height="{4:.1f}"/>'
+        '<rect class="box" x="{1:.1f}" y="{2:.1f}" width="{3:.1f}" height="{4:.1f}"/>'
+        '<rect class="tag" x="{5:.1f}" y="{6:.1f}" width="{7:.1f}" height="17" rx="2"/>'
+        '<text x="{8:.1f}" y="{9:.1f}">{10}</text></g>'
+    ).format(mark.state, x, y, max(width, 1), max(height, 1), left, top, wide, left + 4, top + 12.5, label)
+
+
+def _clipped(text: str, most: int = MOST_LETTERS) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _embedded(images: Path, name: str) -> tuple[str, tuple[int, int]] | None:
+    """A small JPEG as a data URI, and the size of the picture it was made from; upright, as the boxes are."""
+    path = images / name
+    if not path.resolve().is_relative_to(images.resolve()) or not path.is_file():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to go without the picture
+            with Image.open(path) as opened:
+                turned = opened.getexif().get(0x0112, 1) >= 5
+                size = opened.size[::-1] if turned else opened.size
+                opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+                small = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), size

@@ -1,0 +1,159 @@
+"""Charts as inline SVG: sized for a phone, coloured by the page's style sheet, readable without colour.
+
+Every function returns safe markup; names from outside are escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 460, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 38  # room for the axes
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. ``series`` 1..6 is its colour in the style sheet, 0 is the quiet grey."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    series: int = 1
+    markers: bool = False
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About ``count`` round numbers between ``low`` and ``high``."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999) * power
+    first = math.ceil(low / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def short(value: float) -> str:
+    """A number for an axis: 0.0005, 0.25, 3, 1.5k, 2M."""
+    if value == 0:
+        return "0"
+    if abs(value) < 0.001:
+        return f"{value:.0e}".replace("e-0", "e-")
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:.3g}"
+
+
+def line_chart(
+    lines: Sequence[Line], *, title: str, x_label: str, y_low: float | None = None, y_high: float | None = None
+) -> Markup:
+    """Curves over a common x axis, as a figure with its caption and, for several curves, a legend."""
+    lines = [line for line in lines if line.x]
+    if not lines:
+        return Markup("")
+    xs, ys = [x for line in lines for x in line.x], [y for line in lines for y in line.y]
+    low = min(ys) if y_low is None else y_low
+    high = max(ys) if y_high is None else y_high
+    high = high if high > low else low + max(abs(low), 1e-9)
+    frame = Frame(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, low, high + (high - low) * 0.04)
+    said = "; ".join(f"{line.name} from {short(line.y[0])} to {short(line.y[-1])}" for line in lines)
+    svg = _svg(f"{title}: {said}", [*frame.axes(x_label), *(frame.curve(line) for line in lines)])
+    return _figure(title, svg, lines if len(lines) > 1 else [])
+
+
+def histogram(
+    groups: Sequence[tuple[str, Sequence[int], int]], edges: Sequence[float], *, title: str, x_label: str
+) -> Markup:
+    """Bars side by side per bin: ``groups`` are (name, counts per bin, series), ``edges`` one more than bins."""
+    highest = max((count for _, counts, _ in groups for count in counts), default=0)
+    if not highest:
+        return Markup("")
+    frame = Frame(0, len(edges) - 1, 0, highest * 1.05)
+    labels = [(index, short(edge)) for index, edge in enumerate(edges) if index % 2 == 0]
+    marks = frame.axes(x_label, labels)
+    share = 0.8 / len(groups)
+    for number, (name, counts, series) in enumerate(groups):
+        for index, count in enumerate(counts):
+            x, y = frame.at(index + 0.1 + number * share, count)
+            width, height = frame.at(index + 0.1 + (number + 1) * share, 0)
+            box = Markup('<rect class="fill{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="1">')
+            tip = Markup("<title>{}, {} to {}: {}</title></rect>")
+            marks.append(box.format(series, x, y, width - x, height - y) if count else Markup(""))
+            marks.append(tip.format(name, short(edges[index]), short(edges[index + 1]), count) if count else Markup(""))
+    legend = [Line(name, (), (), series) for name, _, series in groups]
+    said = "; ".join(f"{name} {sum(counts)}" for name, counts, _ in groups)
+    return _figure(title, _svg(f"{title}: {said}", marks), legend if len(groups) > 1 else [])
+
+
+def small_curve(name: str, x: Sequence[float], y: Sequence[float], caption: str) -> Markup:
+    """A precision-recall curve on a small square from 0 to 1, filled below."""
+    size, pad = 150, 6
+    inner = size - 2 * pad
+    points = [(pad + a * inner, pad + (1 - b) * inner) for a, b in zip(x, y, strict=False)]
+    path = _path(points)
+    floor = f"{path} L{points[-1][0]:.1f} {size - pad} L{points[0][0]:.1f} {size - pad}Z" if points else ""
+    return Markup(
+        '<figure class="small"><svg viewBox="0 0 {0} {0}" role="img" aria-label="{1}: precision over recall, {2}">'
+        '<path class="grid" d="M{3} {3}V{4}H{4}M{3} {5}H{4}M{5} {3}V{4}"/>'
+        '<path class="area1" d="{6}"/><path class="line1" d="{7}"/></svg>'
+        "<figcaption><b>{1}</b> <span>{2}</span></figcaption></figure>"
+    ).format(size, name, caption, pad, size - pad, size // 2, floor, path)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The mapping from data to the drawing area."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Drawing coordinates of a data point."""
+        across = (x - self.x_low) / (self.x_high - self.x_low)
+        up = (y - self.y_low) / (self.y_high - self.y_low)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    def axes(self, x_label: str, x_ticks: Sequence[tuple[float, str]] | None = None) -> list[Markup]:
+        """Grid lines with their numbers, and the name of the x axis."""
+        marks = []
+        for value in ticks(self.y_low, self.y_high):
+            _, y = self.at(self.x_low, value)
+            grid = Markup('<path class="grid" d="M{} {:.1f}H{}"/><text class="end" x="{}" y="{:.1f}">{}</text>')
+            marks.append(grid.format(LEFT, y, WIDTH - RIGHT, LEFT - 7, y + 4, short(value)))
+        for value, label in x_ticks or [(v, short(v)) for v in ticks(self.x_low, self.x_high, 5)]:
+            x, _ = self.at(value, self.y_low)
+            marks.append(Markup('<text class="mid" x="{:.1f}" y="{}">{}</text>').format(x, HEIGHT - BOTTOM + 16, label))
+        name = Markup('<text class="mid name" x="{}" y="{}">{}</text>')
+        return [*marks, name.format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label)]
+
+    def curve(self, line: Line) -> Markup:
+        """One line, its points marked where there are few."""
+        points = [self.at(x, min(max(y, self.y_low), self.y_high)) for x, y in zip(line.x, line.y, strict=True)]
+        path = Markup('<path class="line{}" d="{}"/>').format(line.series, _path(points))
+        if not line.markers and len(points) > 1:
+            return path
+        dot = Markup('<circle class="fill{}" cx="{:.1f}" cy="{:.1f}" r="3.2"><title>{}: {}</title></circle>')
+        values = zip(points, line.x, line.y, strict=True)
+        return path + Markup("").join(dot.format(line.series, x, y, short(a), short(b)) for (x, y), a, b in values)
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
+
+
+def _svg(said: str, marks: Sequence[Markup]) -> Markup:
+    head = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, said)
+    return head + Markup("").join(marks) + Markup("</svg>")
+
+
+def _figure(title: str, svg: Markup, legend: Sequence[Line]) -> Markup:
+    keys = Markup("").join(Markup('<li><i class="key{}"></i>{}</li>').format(line.series, line.name) for line in legend)
+    listed = Markup('<ul class="legend">{}</ul>').format(keys) if legend else Markup("")
+    return Markup('<figure class="chart"><figcaption>{}</figcaption>{}{}</figure>').format(escape(title), listed, svg)

@@ -1,0 +1,143 @@
+"""Training curves and figures from the event log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from models.report.inputs import Run
+from models.report.svg import Line, line_chart
+
+MOST_POINTS = 240  # of one curve; more are averaged, the screen has no more pixels
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the log tells: charts, and facts as (name, value)."""
+
+    charts: Sequence[Markup]
+    facts: Sequence[tuple[str, str]]
+
+
+def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
+    """Charts of losses, learning rate and evaluation, or None where nothing was logged.
+
+    A resumed run repeats the steps after its last checkpoint: the later ones count.
+    """
+    steps = _latest(history, "step")
+    evals = _latest(history, "eval")
+    if not steps and not evals:
+        return None
+    charts = [_loss_chart(steps), _eval_chart(evals), _parts_chart(steps), _rate_chart(steps)]
+    return Training([chart for chart in charts if chart], _facts(history, steps, evals))
+
+
+def comparison(runs: Sequence[Run]) -> list[Markup]:
+    """AP and loss of several runs over their steps, in charts of their own."""
+    ap, loss = [], []
+    for number, run in enumerate(runs, start=1):
+        series = number if number <= 6 else 0
+        evals, steps = _latest(run.history, "eval"), _latest(run.history, "step")
+        x, y = _series([{"step": e["step"], "y": (e.get("metrics") or {}).get("bbox/AP")} for e in evals], "y")
+        ap.append(Line(run.inputs.title, x, [max(0.0, value) * 100 for value in y], series, markers=len(x) <= 40))
+        x, y = thin(*_series(steps, "loss"))
+        loss.append(Line(run.inputs.title, x, smooth(y), series))
+    charts = [line_chart(ap, title="AP while training", x_label="step", y_low=0.0)]
+    return [
+        chart
+        for chart in [*charts, line_chart(loss, title="Training loss, smoothed", x_label="step", y_low=0.0)]
+        if chart
+    ]
+
+
+def thin(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
+    """At most ``most`` points: the means of neighbours."""
+    width = -(-len(x) // most) or 1
+    starts = range(0, len(x), width)
+    return [_mean(x[i : i + width]) for i in starts], [_mean(y[i : i + width]) for i in starts]
+
+
+def smooth(values: Sequence[float], share: float = 0.04) -> list[float]:
+    """The mean over a window of ``share`` of the curve, centred, shorter at the ends."""
+    half = int(len(values) * share / 2)
+    return [_mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def _loss_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    x, y = thin(*_series(steps, "loss"))
+    lines = [Line("each step", x, y, 0), Line("smoothed", x, smooth(y), 1)] if len(x) > 20 else [Line("loss", x, y, 1)]
+    return line_chart(lines, title="Training loss", x_label="step", y_low=0.0)
+
+
+def _parts_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    """The terms of the loss, the six largest."""
+    sums: Counter[str] = Counter()
+    for step in steps:
+        sums.update({str(name): _number(value) or 0.0 for name, value in (step.get("losses") or {}).items()})
+    lines = []
+    for series, (name, _) in enumerate(sorted(sums.items(), key=lambda term: (-term[1], term[0]))[:6], start=1):
+        x, y = thin(*_series([{"step": s["step"], name: (s.get("losses") or {}).get(name)} for s in steps], name))
+        lines.append(Line(name.replace("_", " "), x, smooth(y), series))
+    return line_chart(lines, title="Terms of the loss, smoothed", x_label="step", y_low=0.0) if lines else Markup("")
+
+
+def _rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    x, y = _series(steps, "lr")
+    width = -(-len(x) // MOST_POINTS) or 1
+    line = Line("learning rate", x[::width], y[::width], 4)
+    return line_chart([line], title="Learning rate", x_label="step", y_low=0.0)
+
+
+def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
+    lines = []
+    names = (("bbox/AP50", "AP50", 3), ("bbox/AP", "AP", 1), ("segm/AP50", "mask AP50", 5), ("segm/AP", "mask AP", 2))
+    for key, name, series in names:
+        x, y = _series([{"step": e["step"], "y": (e.get("metrics") or {}).get(key)} for e in evals], "y")
+        kept = [(a, b * 100) for a, b in zip(x, y, strict=True) if b >= 0]
+        if kept:
+            lines.append(Line(name, [a for a, _ in kept], [b for _, b in kept], series, markers=len(kept) <= 40))
+    return line_chart(lines, title="Evaluation while training", x_label="step", y_low=0.0) if lines else Markup("")
+
+
+def _facts(
+    history: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    facts = []
+    last = (steps or evals)[-1]
+    facts.append(("Steps", f"{last['step']:,}"))
+    if epoch := _number(last.get("epoch")):
+        facts.append(("Epochs", f"{epoch:g}"))
+    speed = [value for value in (_number(step.get("images_per_second")) for step in steps) if value]
+    if speed:
+        facts.append(("Images per second, median", f"{sorted(speed)[len(speed) // 2]:.3g}"))
+    starts = sum(event.get("event") == "start" for event in history)
+    if starts > 1:
+        facts.append(("Resumed", f"{starts - 1} time{'s' if starts > 2 else ''}"))
+    return facts
+
+
+def _latest(history: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
+    """The last event of a kind for every step, in step order."""
+    found = {event["step"]: event for event in history if event.get("event") == kind and _number(event.get("step"))}
+    return [found[step] for step in sorted(found)]
+
+
+def _series(events: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    pairs = [(float(event["step"]), _number(event.get(key))) for event in events]
+    kept = [(x, y) for x, y in pairs if y is not None]
+    return [x for x, _ in kept], [y for _, y in kept]
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < float("inf") else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,420 @@
+"""The report page: whole, self-contained, the same every time, and deaf to what labels tell it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_report import bare, fake_run, renamed
+from PIL import Image
+
+from models.report import ReportError, ReportInputs, compare, render
+from models.report.findings import findings
+from models.report.inputs import without_paths
+from models.report.loading import loading_figures
+from models.report.matching import match_images, operation
+from models.report.results import confusion, error_kinds
+from models.report.svg import Line, line_chart, ticks
+from models.report.training import thin, training_figures
+
+SECTIONS = ["result", "data", "check", "weights", "training", "classes", "mistakes", "pictures", "setup"]
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, ids, text; and whether every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def every(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def sections(self) -> list[str | None]:
+        return [section["id"] for section in self.every("section")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ReportInputs:
+    return fake_run(tmp_path_factory.mktemp("report") / "run")
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> ReportInputs:
+    return fake_run(tmp_path / "run", images=6, train=4)
+
+
+def rendered(inputs: ReportInputs, tmp_path: Path) -> Page:
+    render(inputs, tmp_path / "report.html")
+    return Page(tmp_path / "report.html")
+
+
+def rewrite(path: Path | None, **values: Any) -> None:
+    assert path is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_whole_run_has_every_section(run: ReportInputs, tmp_path: Path) -> None:
+    page = rendered(run, tmp_path)
+    assert page.sections() == SECTIONS
+    assert [link["href"] for link in page.every("a")] == [f"#{name}" for name in SECTIONS]
+    ap = json.loads(run.metrics.read_text())["bbox"]["AP"]
+    assert f"{ap * 100:.1f} AP" in page.text
+    before = json.loads(run.baseline.read_text())["bbox"]["AP"] if run.baseline else 0.0
+    assert f"{(ap - before) * 100:.1f} points more than training from scratch" in page.text
+    assert "balloon" in page.text
+
+
+def test_the_essentials_alone_make_a_page(run: ReportInputs, tmp_path: Path) -> None:
+    page = rendered(bare(run), tmp_path)
+    assert page.sections() == ["result", "data", "classes", "mistakes", "setup"]
+    assert not page.every("image")
+
+
+OPTIONAL = [field.name for field in fields(ReportInputs) if field.name in {
+    "images", "train", "detections", "history", "plan", "problems", "baseline"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_each_optional_file_may_be_absent(run: ReportInputs, tmp_path: Path, name: str) -> None:
+    for value in (None, tmp_path / "nowhere"):
+        page = rendered(replace(run, **{name: value}), tmp_path)
+        gone = {
+            "history": "training",
+            "plan": "weights",
+            "problems": "check",
+            "images": "pictures",
+            "detections": "pictures",
+        }
+        assert page.sections() == [section for section in SECTIONS if section != gone.get(name)]
+
+
+@pytest.mark.parametrize("name", ["val", "metrics"])
+def test_an_essential_file_that_is_absent_is_an_error(run: ReportInputs, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ReportError, match=rf"gone\.json: no such file \({name}\)") as caught:
+        render(replace(run, **{name: tmp_path / "gone.json"}), tmp_path / "report.html")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])
+def test_a_damaged_file_is_an_error_that_names_it(fresh: ReportInputs, tmp_path: Path, content: str) -> None:
+    fresh.val.write_text(content)
+    with pytest.raises(ReportError, match=r"val\.json: (not JSON|not an object|images: no list)"):
+        render(fresh, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_same_inputs_give_the_same_bytes_wherever_they_lie(run: ReportInputs, tmp_path: Path) -> None:
+    again = fake_run(tmp_path / "elsewhere" / "run")
+    render(run, tmp_path / "a.html")
+    render(again, tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_page_loads_nothing(run: ReportInputs, tmp_path: Path) -> None:
+    page = rendered(run, tmp_path)
+    source = (tmp_path / "report.html").read_text()
+    assert "http:" not in source
+    assert "https:" not in source
+    assert not re.search(r"@import|url\(|<script|<link|<iframe|<object", source)
+    assert any("default-src 'none'" in (meta.get("content") or "") for meta in page.every("meta"))
+    for tag, attributes in page.elements:
+        for name in ("href", "src", "xlink:href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:image/jpeg;base64,")), (tag, target)
+    assert len(page.every("image")) == 8, "four of the worst pictures and four typical ones"
+
+
+def test_no_absolute_path_appears(run: ReportInputs, tmp_path: Path) -> None:
+    rendered(run, tmp_path)
+    source = (tmp_path / "report.html").read_text()
+    assert str(run.val.parent) not in source
+    assert "root: …/scenes" in source
+    assert "annotune finetune …/dreams.yaml -o train.epochs=30" in source
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("root: /home/ada/data/bccd", "root: …/bccd"),
+        ("root: '/home/ada/data/bccd/'", "root: '…/bccd'"),
+        (r"root: C:\Users\ada\bccd", "root: …/bccd"),
+        ("root:/srv/x,/srv/y", "root:…/x,…/y"),
+        ("root: /data", "root: …/data"),
+        ("https://example.org/a/b.pt and data/bccd/val.json", "https://example.org/a/b.pt and data/bccd/val.json"),
+        ("torchvision://Weights.COCO_V1, 3/4 of 2/3, and/or, ../up/there", None),
+        ("file:///srv/models/a.pt", "…/a.pt"),
+    ],
+)
+def test_absolute_paths_are_shortened_and_nothing_else(text: str, expected: str | None) -> None:
+    assert without_paths(text) == (text if expected is None else expected)
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</title></style>"
+
+
+def test_labels_file_names_and_messages_stay_text(tmp_path: Path) -> None:
+    inputs = renamed(fake_run(tmp_path / "run", images=6, train=4), {"balloon": HOSTILE})
+    rewrite(inputs.problems, problems=[{"rule": HOSTILE, "severity": HOSTILE, "message": HOSTILE, "file": HOSTILE}])
+    rewrite(inputs.plan, checkpoint=HOSTILE, notes=[HOSTILE], detector=HOSTILE)
+    rewrite(inputs.metrics, errors={HOSTILE: 3}, suspects=[{"file_name": HOSTILE, "kind": HOSTILE, "score": 1}])
+    assert inputs.history
+    inputs.history.write_text(json.dumps({"event": "step", "step": 1, "loss": 1.0, "losses": {HOSTILE: 1.0}}))
+    texts = {"config": HOSTILE, "command": HOSTILE, "environment": {HOSTILE: HOSTILE}, "baseline_title": HOSTILE}
+    inputs = replace(inputs, title=HOSTILE, **texts)
+    compare([inputs, inputs], tmp_path / "compare.html")
+    for page in (rendered(inputs, tmp_path), Page(tmp_path / "compare.html")):
+        assert not page.every("script")
+        assert not page.every("img")
+        assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
+        assert page.text.count("alert(1)") >= 2, "hidden rather than shown"
+        assert "{{ 7*7 }}" in page.text
+        assert "49" not in page.text.replace("0.49", "")
+    known = {"badge", "error", "warning", "info"}
+    badges = [a["class"] for a in rendered(inputs, tmp_path).every("span") if "badge" in (a.get("class") or "")]
+    assert badges
+    assert all(set((classes or "").split()) <= known for classes in badges)
+
+
+def test_a_run_without_a_detection(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.detections
+    fresh.detections.write_text("[]")
+    nothing = dict.fromkeys(("AP", "AP50", "AP75"), 0.0) | {"APs": -1.0}
+    rewrite(fresh.metrics, bbox=nothing, per_class=[], curves={}, confusion={}, errors={}, suspects=[])
+    page = rendered(fresh, tmp_path)
+    assert "0.0 AP" in page.text
+    assert "AP small" not in page.text, "-1 is no measure"
+    assert "pictures" not in page.sections()
+
+
+def test_a_run_without_an_image(fresh: ReportInputs, tmp_path: Path) -> None:
+    fresh.val.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    rewrite(fresh.metrics, bbox={"AP": -1.0})
+    assert "nothing to measure" in rendered(fresh, tmp_path).text
+
+
+def test_pictures_stay_below_the_image_root(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.images
+    Image.new("RGB", (320, 240), "red").save(fresh.images.parent / "secret.jpg")
+    content = json.loads(fresh.val.read_text())
+    for image in content["images"]:
+        image["file_name"] = "../secret.jpg"
+    fresh.val.write_text(json.dumps(content))
+    page = rendered(fresh, tmp_path)
+    assert not page.every("image")
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.images
+    for path in sorted(fresh.images.iterdir())[:3]:
+        path.write_bytes(b"no picture")
+    assert 0 < len(rendered(fresh, tmp_path).every("image")) <= 3
+    for path in fresh.images.iterdir():
+        path.write_bytes(b"")
+    assert "pictures" not in rendered(fresh, tmp_path).sections()
+
+
+def test_boxes_follow_the_picture_when_exif_turns_it(fresh: ReportInputs, tmp_path: Path) -> None:
+    """A picture stored lying is shown standing: the drawing has the shape of what is shown."""
+    assert fresh.images
+    for path in fresh.images.iterdir():
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (320, 240)).save(path, exif=exif)
+    page = rendered(fresh, tmp_path)
+    assert {image["height"] for image in page.every("image")} == {"640.0"}  # 480 * 320 / 240
+
+
+def test_the_page_stays_small(tmp_path: Path) -> None:
+    """Eighty classes, thousands of steps, big pictures: still a page to send by mail."""
+    names = tuple(f"class number {number}" for number in range(80))
+    inputs = fake_run(tmp_path / "run", images=12, train=4, classes=names)
+    assert inputs.images
+    for path in inputs.images.iterdir():
+        with Image.open(path) as picture:
+            picture.resize((2400, 1800)).save(path, quality=95)
+    render(inputs, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000
+
+
+def test_tables_have_captions_charts_have_names_and_headings_descend(run: ReportInputs, tmp_path: Path) -> None:
+    page = rendered(run, tmp_path)
+    assert len(page.every("table")) == len(page.every("caption"))
+    assert all(svg.get("role") == "img" and svg.get("aria-label") for svg in page.every("svg"))
+    assert all(cell.get("scope") in ("col", "row") for cell in page.every("th"))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_comparison_measures_against_the_first(run: ReportInputs, tmp_path: Path) -> None:
+    better = fake_run(tmp_path / "better", seed=9)
+    rewrite(better.metrics, bbox={**json.loads(run.metrics.read_text())["bbox"], "AP": 0.99})
+    compare([run, replace(better, title="Better")], tmp_path / "compare.html")
+    page = Page(tmp_path / "compare.html")
+    change = 99 - json.loads(run.metrics.read_text())["bbox"]["AP"] * 100
+    assert "99.0" in page.text
+    assert f"+{change:.1f}" in page.text
+    assert "not comparable" not in page.text
+    with pytest.raises(ReportError, match="two runs"):
+        compare([run], tmp_path / "compare.html")
+
+
+def test_runs_on_other_data_are_said_to_be_not_comparable(
+    run: ReportInputs, fresh: ReportInputs, tmp_path: Path
+) -> None:
+    compare([run, fresh], tmp_path / "compare.html")
+    assert "not comparable" in Page(tmp_path / "compare.html").text
+
+
+def image_with(truths: list[list[float]], found: list[tuple[list[float], float, int]], crowd: int = 0) -> Any:
+    coco = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
+    annotations = [{"image_id": 1, "category_id": 1, "bbox": box, "iscrowd": crowd} for box in truths]
+    detections = [{"image_id": 1, "category_id": c, "bbox": box, "score": score} for box, score, c in found]
+    return match_images({**coco, "annotations": annotations}, detections)[0]
+
+
+def test_an_object_is_found_once_by_the_surest_box_of_its_class() -> None:
+    box = [10.0, 10.0, 20.0, 20.0]
+    image = image_with([box], [(box, 0.5, 1), (box, 0.9, 1), (box, 0.95, 2), ([60.0, 60.0, 5.0, 5.0], 0.7, 1)])
+    assert [(f.score, f.right) for f in image.found] == [(0.95, False), (0.9, True), (0.7, False), (0.5, False)]
+    assert image.truths[0].found == 0.9
+    assert (image.mistakes(0.8), image.missed(0.8), image.missed(0.92)) == (1, 0, 1)
+    assert image.f1(0.8) == pytest.approx(2 / 3)
+
+
+def test_iou_of_one_half_is_enough_and_less_is_not() -> None:
+    assert image_with([[0, 0, 10, 10]], [([0, 0, 10, 5], 0.9, 1)]).found[0].right is True
+    assert image_with([[0, 0, 10, 10]], [([0, 0, 10, 4.9], 0.9, 1)]).found[0].right is False
+
+
+def test_a_crowd_takes_detections_without_judging_them() -> None:
+    image = image_with([[0, 0, 100, 100]], [([10, 10, 5, 5], 0.9, 1), ([20, 20, 5, 5], 0.8, 1)], crowd=1)
+    assert [f.right for f in image.found] == [None, None]
+    assert image.missed(0.5) == 0
+
+
+def test_the_best_score_to_cut_at_has_the_highest_f1() -> None:
+    box = [10.0, 10.0, 20.0, 20.0]
+    matched = [image_with([box], [(box, 0.72, 1), ([60.0, 60.0, 5.0, 5.0], 0.41, 1)]) for _ in range(4)]
+    cut = operation(matched)
+    assert cut
+    assert cut.scores[cut.best] == 0.7
+    assert (cut.precision[cut.best], cut.recall[cut.best]) == (1.0, 1.0)
+    assert (cut.precision[0], cut.recall[0]) == (0.5, 1.0)
+    assert operation([image_with([], [])]) is None
+
+
+def test_findings_count_what_is_told_and_else_what_is_listed() -> None:
+    problems = [{"rule": "tiny", "severity": "warning", "message": "small", "file": "/srv/data/a.jpg"}] * 2
+    listed = findings({"problems": problems})
+    assert [(f.rule, f.count, f.examples[0]) for f in listed] == [("tiny", 2, "…/a.jpg")]
+    told = findings(
+        {
+            "problems": problems,
+            "rules": {"tiny": {"count": 90, "severity": "warning"}, "bad": {"severity": "error", "count": 1}},
+        }
+    )
+    assert [(f.rule, f.count) for f in told] == [("bad", 1), ("tiny", 90)]
+
+
+def test_a_plan_adds_up() -> None:
+    rows = {"key": "head.w", "shape": [10, 2], "part": "head", "action": "rows", "rows": [4, 10], "reason": "2 shared"}
+    kept = {"key": "backbone.w", "shape": [5], "part": "backbone", "action": "copied"}
+    lost = {"key": "head.b", "shape": [], "part": "head", "action": "skipped", "reason": "not in the checkpoint"}
+    loading = loading_figures({"tensors": [kept, rows, lost]})
+    assert loading
+    assert [part.name for part in loading.parts] == ["backbone", "head"]
+    assert loading.parts[1].shares["rows"] == pytest.approx(8 / 21)
+    assert loading.coverage == pytest.approx(13 / 26)
+    assert [reason[0] for reason in loading.reasons] == ["2 shared", "not in the checkpoint"]
+    assert loading_figures({}) is None
+
+
+def test_a_resumed_run_counts_its_later_steps_and_a_torn_line_is_forgiven(fresh: ReportInputs, tmp_path: Path) -> None:
+    def step(number: int, loss: float) -> dict[str, Any]:
+        return {"event": "step", "step": number, "loss": loss, "lr": 0.1}
+
+    events = [{"event": "start"}, step(1, 5.0), step(2, 9.0), {"event": "start"}, step(2, 4.0)]
+    told = training_figures(events)
+    assert told
+    assert ("Resumed", "1 time") in told.facts
+    assert "loss from 5 to 4" in told.charts[0]
+    assert fresh.history
+    fresh.history.write_text("\n".join(map(json.dumps, events)) + '\n{"event": "st')
+    assert "training" in rendered(fresh, tmp_path).sections()
+    fresh.history.write_text('{"event": "st\n' + "\n".join(map(json.dumps, events)))
+    with pytest.raises(ReportError, match=r"metrics\.jsonl:1: not JSON"):
+        render(fresh, tmp_path / "report.html")
+
+
+def test_a_large_matrix_keeps_the_most_confused_classes() -> None:
+    size = 41
+    matrix = [[0] * size for _ in range(size)]
+    matrix[30][31] = 7
+    found = confusion({"confusion": {"labels": [*map(str, range(40)), "background"], "matrix": matrix}})
+    assert found
+    assert {"30", "31", "background"} <= set(found.labels)
+    assert len(found.labels) == 26
+    assert found.left_out == 15
+    assert confusion({"confusion": {"labels": ["a", "background"], "matrix": [[1]]}}) is None
+
+
+def test_kinds_of_error_may_be_counts_alone() -> None:
+    assert [(kind.name, kind.count, kind.gain) for kind in error_kinds({"errors": {"a": 1, "b": {"count": 3}}})] == [
+        ("b", 3.0, None),
+        ("a", 1.0, None),
+    ]
+
+
+def test_charts_survive_flat_and_short_curves() -> None:
+    assert "NaN" not in line_chart([Line("flat", [1, 2], [0.0, 0.0])], title="t", x_label="x", y_low=0.0)
+    assert "circle" in line_chart([Line("one", [1], [3.0])], title="t", x_label="x")
+    assert line_chart([], title="t", x_label="x") == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (0, 97, [0, 25, 50, 75]), (3, 3, [3]), (-1, 1, [-1, -0.5, 0, 0.5, 1])],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == expected
+
+
+def test_thinning_keeps_the_mean() -> None:
+    x, y = thin([float(n) for n in range(1000)], [1.0] * 1000, most=100)
+    assert len(x) == 100
+    assert set(y) == {1.0}
+    assert sum(x) / 100 == 499.5
