@@ -163,3 +163,89 @@ _stage_command("adapt", "Load what fits of the checkpoint; tell about every tens
 _stage_command("train", "Fine-tune in a child process; goes on where a killed run was.")
 _stage_command("evaluate", "Evaluate the best checkpoint on the validation split.")
 _stage_command("report", "Write the report page.")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything lands; removed by hand.")] = Path(".demo"),
+) -> None:
+    """See it work: drawn scenes, fine-tuned with and without transferred weights. Some minutes on two cores."""
+    quiet_prefect()
+    from flows.demo import run_demo
+
+    with narrated():
+        outcome = run_demo(folder.resolve())
+    before, after = outcome.scratch.metrics, outcome.finetuned.metrics
+    table = Table(title="COCO box metrics on the same 60 scenes, after the same training", title_justify="left")
+    for column in ("", "AP", "AP50"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("from random weights", f"{before['AP']:.3f}", f"{before['AP50']:.3f}")
+    table.add_row("[bold]with transferred weights[/]", f"[bold]{after['AP']:.3f}[/]", f"[bold]{after['AP50']:.3f}[/]")
+    out.print(table)
+    if set(outcome.finetuned.reused) >= {"train", "evaluate", "report"}:
+        out.print("Every stage was found done; nothing was trained again.")
+    out.print(f"Report: {outcome.finetuned.report}", soft_wrap=True)
+    out.print("Your own data: write my.yaml as in the README, then  [bold]annotune finetune my.yaml[/]")
+
+
+@app.command()
+def models() -> None:
+    """List the detectors: published AP, parameters, weights, and the fields that may be excluded from a load."""
+    from models.zoo import zoo_table
+
+    rows = zoo_table()
+    table = Table()
+    for column in rows[0]:
+        table.add_column(str(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    out.print(table)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    source: Annotated[str, typer.Argument(help="Path, https://, torchvision://, timm://, hf://, s3://, ...")],
+    folder: Annotated[Path, typer.Option(help="Where verified files are kept.")] = Path(".annotune/weights"),
+    sha256: Annotated[str | None, typer.Option(help="The hash it must have.")] = None,
+) -> None:
+    """Fetch a checkpoint, verify it, and print where it is."""
+    from models.weights.fetch import fetch
+
+    out.print(str(fetch(source, folder, sha256=sha256).path), soft_wrap=True)
+
+
+@weights_app.command("inspect")
+def weights_inspect(checkpoint: Annotated[Path, typer.Argument(help="Any container.")]) -> None:
+    """List what a checkpoint holds, whatever framework wrote it; nothing in it is executed."""
+    from models.weights.containers import describe_checkpoint
+
+    out.print(describe_checkpoint(checkpoint), markup=False, soft_wrap=True)
+
+
+@weights_app.command("plan")
+def weights_plan(
+    checkpoint: Annotated[Path, typer.Argument(help="Any container.")],
+    model: Annotated[str, typer.Option(help="Detector, as `annotune models` lists them.")],
+    classes: Annotated[str, typer.Option(help="Your class names, comma-separated, in label order.")],
+    exclude: Annotated[list[str] | None, typer.Option(help="Rules for what stays out. Repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
+) -> None:
+    """Will this checkpoint fit my classes, and which tensors move? Needs no dataset and allocates no model."""
+    import orjson
+
+    from models.weights.planning import plan_for
+    from models.weights.rules import LoadRules
+
+    plan = plan_for(model, [name.strip() for name in classes.split(",")], checkpoint, LoadRules(exclude=exclude or ()))
+    if as_json:
+        sys.stdout.write(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    table = Table()
+    rows = plan.to_rows()
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row.values()))
+    out.print(table)
+    for line in plan.summary():
+        out.print(line, markup=False)

@@ -28,7 +28,7 @@ class Outcome(BaseModel):
     reused: tuple[str, ...]  # stages whose results were there already
     checkpoint: Path
     report: Path
-    products: dict[str, Path]
+    products: dict[str, Product]
 
 
 @flow(name="finetune", flow_run_name="{config.name}")
@@ -43,17 +43,15 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None) -> Outcome
         baseline: an earlier evaluation to compare with in the report.
     """
     reused: list[str] = []
-    products: dict[str, Path] = {}
-    for name, result in chain(config, _as_tasks(config.workspace, reused), baseline):
-        if isinstance(result, Product):
-            products[name] = result.path
-    scores = orjson.loads((products["evaluate"] / "metrics.json").read_bytes())["bbox"]
+    results = dict(chain(config, _as_tasks(config.workspace, reused), baseline))
+    products = {name: result for name, result in results.items() if isinstance(result, Product)}
+    scores = orjson.loads((products["evaluate"].path / "metrics.json").read_bytes())["bbox"]
     outcome = Outcome(
         name=config.name,
         metrics={name: value for name, value in scores.items() if value is not None},
         reused=tuple(reused),
-        checkpoint=products["train"] / "best.pt",
-        report=products["report"] / "report.html",
+        checkpoint=products["train"].path / "best.pt",
+        report=products["report"].path / "report.html",
         products=products,
     )
     _say(f"report: {outcome.report}")

@@ -41,8 +41,6 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     Bad data, a wrong configuration or a full disk fail at once, with their own message.
     """
     error = state.data
-    if isinstance(error, ValueError) and not getattr(error, "transient", False):
-        return False
     if isinstance(error, OSError):
         return error.errno not in PERMANENT
     return isinstance(error, TrainingCrash)
