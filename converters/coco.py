@@ -7,7 +7,7 @@ on the records alone: images in the order of their names, categories alphabetica
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -89,7 +89,7 @@ def _image(record: ImageRecord) -> dict[str, Any]:
     if not (width > 0 and height > 0):
         raise DatasetError(f"{record.source}: the image {name!r} has the size {width}x{height}")
     image = {"id": 0, "file_name": name, "width": width, "height": height}
-    image.update((key, value) for key, value in record.attributes.items() if key not in _IMAGE_KEYS)
+    image.update(_without(record.attributes, _IMAGE_KEYS))
     return image
 
 
@@ -106,9 +106,14 @@ def _annotation(instance: Instance, record: ImageRecord) -> dict[str, Any]:
         "id": 0, "image_id": 0, "category_id": instance.category, "bbox": [left, top, width, height], "area": area,
         "iscrowd": 1 if instance.iscrowd else 0, "segmentation": _segmentation(segmentation),
     }  # fmt: skip
-    if instance.attributes:
-        annotation.update((key, value) for key, value in instance.attributes.items() if key not in _ANNOTATION_KEYS)
+    extra = instance.attributes
+    if extra:
+        annotation.update(extra if _ANNOTATION_KEYS.isdisjoint(extra) else _without(extra, _ANNOTATION_KEYS))
     return annotation
+
+
+def _without(attributes: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
+    return {key: value for key, value in attributes.items() if key not in keys}
 
 
 def _segmentation(segmentation: Any) -> Any:
@@ -160,24 +165,33 @@ def merge_coco(parts: Iterable[Coco], categories: Sequence[str | Mapping[str, An
     Raises:
         DatasetError: an image is in two parts, or a class is not among ``categories``.
     """
+    parts = list(parts)
+    chosen = _categories(_labels(parts) if categories is None else categories)
+    if len(parts) == 1 and parts[0]["categories"] == chosen:
+        return parts[0]
     images: list[dict[str, Any]] = []
     grouped: list[list[dict[str, Any]]] = []
-    labels: set[str] = set()
+    used: set[str] = set()
     for part in parts:
         names = {category["id"]: category["name"] for category in part["categories"]}
         own: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in part["images"]}
         for annotation in part["annotations"]:
-            annotation["category_id"] = names[annotation["category_id"]]
+            name = annotation["category_id"] = names[annotation["category_id"]]
+            used.add(name)
             own[annotation["image_id"]].append(annotation)
         images += part["images"]
         grouped += own.values()
-        labels.update(names.values())
-    chosen = _categories(sorted(labels) if categories is None else categories)
     ids = {category["name"]: category["id"] for category in chosen}
-    used = {annotation["category_id"] for own_ in grouped for annotation in own_}
     if used - ids.keys():
         _refuse_label(min(used - ids.keys()), list(ids), images, grouped)
     return _numbered(images, grouped, ids, chosen)
+
+
+def _labels(parts: Sequence[Coco]) -> list[Any]:
+    """The parts' own list where they agree on one, else all their classes, alphabetically."""
+    if all(part["categories"] == parts[0]["categories"] for part in parts[1:]):
+        return list(parts[0]["categories"]) if parts else []
+    return sorted({category["name"] for part in parts for category in part["categories"]})
 
 
 def write_coco(coco: Coco, path: Path) -> None:

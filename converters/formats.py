@@ -16,6 +16,7 @@ import orjson
 
 from converters.coco import Coco, merge_coco, to_coco
 from converters.coco_source import coco_categories, read_coco
+from converters.collection import paused_collection
 from converters.errors import DatasetError
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
@@ -116,12 +117,14 @@ def convert(
     shares = _shares(splits)
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
     for name, selector in [("", None)] if shares else splits.items():
-        for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, progress):
-            log.merge(part_log)
-            for split, part in by_name.items():
-                parts[split].append(part)
+        with paused_collection():
+            for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, progress):
+                log.merge(part_log)
+                for split, part in by_name.items():
+                    parts[split].append(part)
     order = _order(chosen, root, categories, parts)
-    datasets = {name: merge_coco(own, order) for name, own in parts.items()}
+    with paused_collection():
+        datasets = {name: merge_coco(own, order) for name, own in parts.items()}
     _check_not_empty(datasets, root, bool(shares), shard, log)
     return Conversion(datasets, chosen.image_root(root, images), log)
 
@@ -238,7 +241,8 @@ def _read_in_process(
     run: _Run, selector: Any, shares: Mapping[str, float], shard: tuple[int, int]
 ) -> tuple[bytes, ConversionLog]:
     """JSON travels and unpacks faster than pickled dicts."""
-    by_name, log = run.read_shard(selector, shares, shard, lambda count: None)
+    with paused_collection():
+        by_name, log = run.read_shard(selector, shares, shard, lambda count: None)
     return orjson.dumps(by_name), log
 
 

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 from converters.errors import AnnotationError, DatasetError
 from converters.geometry import clip_box, clip_ring, ring_box
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import Box, ConversionLog, ImageRecord, Instance
+from converters.records import Box, ConversionLog, ImageRecord, Instance, Polygons
 from converters.splits import take_shard
 from converters.voc_layout import ImageFinder, VocLayout, find_layout, find_xml
 from converters.voc_masks import add_masks
@@ -20,6 +20,7 @@ from converters.voc_xml import VocFile, VocObject, parse_voc
 
 CornerRule: TypeAlias = Literal["auto", "devkit", "edges"]
 DifficultRule: TypeAlias = Literal["keep", "crowd", "drop"]
+Ring: TypeAlias = tuple[float, ...]
 
 _MAX_BYTES = 64 * 2**20  # no annotation of one image is as large; a file that is, is something else
 
@@ -96,6 +97,7 @@ class _Reader:
     def __init__(self, layout: VocLayout, rules: _Rules, log: ConversionLog) -> None:
         self.layout, self.rules, self.log = layout, rules, log
         self.find_image = ImageFinder(layout.images, layout.annotations)
+        self._folders: dict[str, str] = {}  # folder of XML files to its name within the annotations
 
     def read(self, files: Sequence[str]) -> Iterator[ImageRecord]:
         for path in files:
@@ -136,7 +138,7 @@ class _Reader:
             self.log.note(remark, path)
         image = self.find_image(path, voc.filename, voc.path)
         if image is None:
-            name, image = None, _name_without_image(os.path.relpath(path, self.layout.annotations), voc.filename)
+            name, image = None, self._name_without_image(path, voc.filename)
             self.log.note("image not found: its name is that of the XML file", path)
         else:
             name = image
@@ -147,6 +149,16 @@ class _Reader:
         record = ImageRecord(image, width, height, instances, path)
         complete = len(instances) == len(voc.objects)
         return add_masks(record, path, complete, self.log) if self.rules.masks else record
+
+    def _name_without_image(self, path: str, filename: str) -> str:
+        """The XML file's name within the annotations, which is unique, with the suffix that ``<filename>`` has."""
+        parent, _, name = path.rpartition("/")
+        folder = self._folders.get(parent)
+        if folder is None:
+            relative = Path(os.path.relpath(parent, self.layout.annotations)).as_posix()
+            folder = self._folders[parent] = "" if relative == "." else f"{relative}/"
+        suffix = filename[filename.rfind(".") :] if "." in filename else ""
+        return folder + name[:-4] + (suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg")
 
     def _is_devkit(self, voc: VocFile, path: str) -> bool:
         rule = self.rules.corners
@@ -180,34 +192,40 @@ class _Reader:
 
     def _instances(
         self, objects: Sequence[VocObject], path: str, width: int, height: int, devkit: bool
-    ) -> Iterator[Instance]:
-        rules = self.rules
+    ) -> list[Instance]:
+        wanted, difficult = self.rules.categories, self.rules.difficult
+        found: list[Instance] = []
         for number, obj in enumerate(objects, 1):
-            if obj.problem or obj.remark:
-                self._judge(obj, number, path)
-            if rules.parts and obj.parts:
-                yield from self._instances(obj.parts, path, width, height, devkit)
-            if obj.problem:
+            name, corners, attributes, ring, *unusual = obj
+            if any(unusual) and not self._judge(obj, number, path):
                 continue
-            if rules.categories is not None and obj.name not in rules.categories:
-                self.log.drop(f"class {obj.name!r} is not among the categories", f"{path}, object {number}")
+            if self.rules.parts and obj.parts:
+                found += self._instances(obj.parts, path, width, height, devkit)
+            if wanted is not None and name not in wanted:
+                self.log.drop(f"class {name!r} is not among the categories", f"{path}, object {number}")
                 continue
-            hard = "difficult" in obj.attributes
-            if hard and rules.difficult == "drop":
-                self.log.drop("difficult", f"{path}, object {number}")
+            crowd = False
+            if difficult != "keep" and "difficult" in attributes:
+                if difficult == "drop":
+                    self.log.drop("difficult", f"{path}, object {number}")
+                    continue
+                crowd = True
+            if devkit or corners is None:
+                corners, ring = _edges(corners, ring, devkit)
+            if corners is None:
+                self.log.drop("a point, not a box", f"{path}, object {number}")
                 continue
-            box = self._box(obj, f"{path}, object {number}", width, height, devkit)
-            if box is None:
-                continue
-            crowd = hard and rules.difficult == "crowd"
-            if obj.ring is None:
-                yield Instance(obj.name, box, None, None, crowd, obj.attributes)
-            else:
-                ring = tuple(value - devkit for value in obj.ring)
-                inside = clip_ring(ring, width, height) if _outside(ring_box(ring), width, height) else ring
-                yield Instance(obj.name, box, (inside,) if inside else None, None, crowd, obj.attributes)
+            left, top, right, bottom = corners
+            box: Box | None = corners
+            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                box = self._clipped(corners, f"{path}, object {number}", width, height)
+            if box is not None:
+                segmentation = None if ring is None else _inside(ring, width, height)
+                found.append(Instance(name, box, segmentation, None, crowd, attributes))
+        return found
 
-    def _judge(self, obj: VocObject, number: int, path: str) -> None:
+    def _judge(self, obj: VocObject, number: int, path: str) -> bool:
+        """Whether an object can be used; what was repaired in it is noted."""
         if obj.remark:
             self.log.note(obj.remark, f"{path}:{obj.line}")
         if obj.problem:
@@ -218,21 +236,7 @@ class _Reader:
             if not self.log.skip_bad:
                 raise error
             self.log.drop("object that cannot be read", str(error))
-
-    def _box(self, obj: VocObject, where: str, width: int, height: int, devkit: bool) -> Box | None:
-        """The part of the object's box inside the image, or ``None`` where there is too little of it."""
-        if obj.corners is None:
-            if obj.ring is None:
-                self.log.drop("a point, not a box", where)
-                return None
-            left, top, right, bottom = ring_box(tuple(value - devkit for value in obj.ring))
-        else:
-            left, top, right, bottom = obj.corners
-            if devkit:
-                left, top = left - 1, top - 1
-        if 0 <= left < right <= width and 0 <= top < bottom <= height:
-            return left, top, right, bottom
-        return self._clipped((left, top, right, bottom), where, width, height)
+        return not obj.problem
 
     def _clipped(self, box: Box, where: str, width: int, height: int) -> Box | None:
         left, top, right, bottom = box
@@ -254,14 +258,22 @@ class _Reader:
         return inside
 
 
-def _outside(box: Box, width: int, height: int) -> bool:
-    return box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height
+def _edges(corners: Box | None, ring: Ring | None, devkit: bool) -> tuple[Box | None, Ring | None]:
+    """Corners and ring as continuous edges; corners from the ring where the object has no box."""
+    if devkit and ring is not None:
+        ring = tuple(value - 1 for value in ring)
+    if corners is None:
+        return (None if ring is None else ring_box(ring)), ring
+    left, top, right, bottom = corners
+    return ((left - 1, top - 1, right, bottom) if devkit else corners), ring
 
 
-def _name_without_image(xml: str, filename: str) -> str:
-    """The XML file's name within the annotations, which is unique, with the suffix that ``<filename>`` has."""
-    suffix = os.path.splitext(filename)[1]  # noqa: PTH122 (hot)
-    return Path(xml).with_suffix(suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg").as_posix()
+def _inside(ring: Ring, width: int, height: int) -> Polygons | None:
+    """The ring, or the part of it inside the image."""
+    left, top, right, bottom = ring_box(ring)
+    if left < 0 or top < 0 or right > width or bottom > height:
+        ring = clip_ring(ring, width, height)
+    return (ring,) if ring else None
 
 
 def _check_utf8(name: str, path: str) -> None:

@@ -154,12 +154,13 @@ class ImageFinder:
             path: ``<path>`` of it, likewise.
         """
         parent, _, name = xml.rpartition("/")
-        stem = name[:-4]
-        folders = self._folders.get(parent) or self._folders.setdefault(parent, self._candidates(parent))
+        folders = self._folders.get(parent)
+        if folders is None:
+            folders = self._folders[parent] = [folder for folder in self._candidates(parent) if self._listing(folder)]
+        if not folders:
+            return None
         wanted = filename.replace("\\", "/").rpartition("/")[2]
-        for candidate in (stem, wanted, path.replace("\\", "/").rpartition("/")[2]):
-            if not candidate or candidate in {".", ".."}:
-                continue
+        for candidate in (name[:-4], wanted, path.replace("\\", "/").rpartition("/")[2]):
             for folder in folders:
                 found = self._look(folder, candidate, wanted)
                 if found is not None:

@@ -58,11 +58,12 @@ def parse_voc(data: bytes, file: str) -> VocFile:
 
 
 # --- the regular file --------------------------------------------------------------------------------------------
+# Every quantifier is possessive (``*+``): matching never goes back, so the time is linear whatever the bytes are.
 
-_S = rb"[ \t\r\n]*"
-_TEXT = rb"[^<>&\x00-\x1f\x7f]*"
-_NUMBER = _S + rb"(-?[0-9]{1,9}(?:\.[0-9]{1,20})?)" + _S
-_SIZE = _S + rb"([0-9]{1,9})" + _S
+_S = rb"[ \t\r\n]*+"
+_TEXT = rb"[^<>&\x00-\x1f\x7f]*+"
+_NUMBER = rb"(-?[0-9]{1,9}+(?:\.[0-9]{1,20}+)?+)"
+_SIDE = rb"([0-9]{1,9}+)"
 
 
 def _leaf(tag: bytes, content: bytes = _TEXT) -> bytes:
@@ -70,13 +71,13 @@ def _leaf(tag: bytes, content: bytes = _TEXT) -> bytes:
 
 
 def _maybe(pattern: bytes) -> bytes:
-    return b"(?:" + pattern + b")?"
+    return b"(?:" + pattern + b")?+"
 
 
 _HEAD = re.compile(
     _S
     + _maybe(rb"<\?xml version=[\"']1\.0[\"'](?: encoding=[\"'][uU][tT][fF]-8[\"'])? ?\?>" + _S)
-    + rb"<annotation(?: verified=\"[a-z]*\")?>"
+    + rb"<annotation(?: verified=\"[a-z]*+\")?>"
     + _S
     + _maybe(_leaf(b"folder"))
     + _maybe(_leaf(b"filename", b"(" + _TEXT + b")"))
@@ -90,19 +91,27 @@ _HEAD = re.compile(
         + _S
     )
     + _maybe(b"<owner>" + _S + _maybe(_leaf(b"flickrid")) + _maybe(_leaf(b"name")) + b"</owner>" + _S)
-    + (b"<size>" + _S + _leaf(b"width", _SIZE) + _leaf(b"height", _SIZE) + _maybe(_leaf(b"depth")) + b"</size>" + _S)
+    + (b"<size>" + _S + _leaf(b"width", _SIDE) + _leaf(b"height", _SIDE) + _maybe(_leaf(b"depth")) + b"</size>" + _S)
     + _maybe(_leaf(b"segmented"))
 )
-_FLAG = rb"<(pose|truncated|occluded|difficult)>(" + _TEXT + rb")</\1>" + _S
-_FLAGS = b"((?:" + b"|".join(_leaf(tag) for tag in (b"pose", b"truncated", b"occluded", b"difficult")) + b")*)"
-_CORNER = rb"<([xy]m(?:in|ax))>" + _NUMBER + rb"</\%d>" + _S
-_OBJECT = re.compile(
-    b"<object>" + _S + _leaf(b"name", b"(" + _TEXT + b")") + _FLAGS
-    + b"<bndbox>" + _S + b"".join(_CORNER.replace(b"%d", b"%d" % group) for group in (3, 5, 7, 9)) + b"</bndbox>" + _S
-    + _FLAGS + b"</object>" + _S
-)  # fmt: skip
-_TAIL = re.compile(b"</annotation>" + _S + rb"\Z")
-_ORDER = (b"xmin", b"ymin", b"xmax", b"ymax")
+_FLAG = re.compile(rb"<(pose|truncated|occluded|difficult)>(" + _TEXT + rb")</")
+_FLAGS = b"(" + b"".join(_maybe(_leaf(tag)) for tag in (b"pose", b"truncated", b"occluded", b"difficult")) + b")"
+_TAIL = re.compile(b"</annotation>" + _S)
+_ORDERS = (
+    (b"xmin", b"ymin", b"xmax", b"ymax"),  # LabelImg, VOC2007
+    (b"xmin", b"xmax", b"ymin", b"ymax"),  # Roboflow
+    (b"xmax", b"xmin", b"ymax", b"ymin"),  # VOC2012
+)
+
+
+def _object_pattern(order: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    """Groups: name, flags, the four corners in ``order``, flags."""
+    name, corners = _leaf(b"name", b"(" + _TEXT + b")"), b"".join(_leaf(tag, _NUMBER) for tag in order)
+    box = b"<bndbox>" + _S + corners + b"</bndbox>" + _S
+    return re.compile(b"<object>" + _S + name + _FLAGS + box + _FLAGS + b"</object>" + _S)
+
+
+_OBJECTS = tuple((_object_pattern(order), [order.index(tag) for tag in _ORDERS[0]]) for order in _ORDERS)
 
 
 def parse_regular(data: bytes) -> VocFile | None:
@@ -110,28 +119,36 @@ def parse_regular(data: bytes) -> VocFile | None:
     head = _HEAD.match(data)
     if head is None or not (data.isascii() or _is_plain_utf8(data)):
         return None
-    objects: list[VocObject] = []
-    position, match = head.end(), _OBJECT.match
-    while found := match(data, position):
-        name, before, tag_a, a, tag_b, b, tag_c, c, tag_d, d, after = found.groups()
-        if (tag_a, tag_b, tag_c, tag_d) != _ORDER:
-            named = {tag_a: a, tag_b: b, tag_c: c, tag_d: d}
-            if len(named) < 4:
-                return None
-            a, b, c, d = (named[tag] for tag in _ORDER)
-        corners = (float(a), float(b), float(c), float(d))
-        label = _label(name)
-        if not label or corners[0] > corners[2] or corners[1] > corners[3]:
-            return None
-        objects.append(VocObject(label, corners, _flags_of(before + after)))
-        position = found.end()
-    if not _TAIL.match(data, position):
+    body = data[head.end() :]
+    for pattern, order in _OBJECTS:
+        # What lies between the objects, and their groups: [gap, name, flags, 4 corners, flags, gap, name, ...]
+        pieces = pattern.split(body)
+        if _TAIL.fullmatch(pieces[-1]) and not any(pieces[:-1:8]):
+            objects = _objects(pieces, order)
+            break
+    else:
+        return None
+    if objects is None:
         return None
     filename, path, database, width, height = head.groups(b"")
     return VocFile(
         filename.decode().strip(), path.decode().strip(), database.decode().strip(),
-        int(width), int(height), tuple(objects),
+        int(width), int(height), objects,
     )  # fmt: skip
+
+
+def _objects(pieces: list[bytes], order: list[int]) -> tuple[VocObject, ...] | None:
+    """The objects of a split body; ``None`` where one needs a repair."""
+    lefts, tops, rights, bottoms = (map(float, pieces[3 + index :: 8]) for index in order)
+    objects = []
+    for name, before, after, left, top, right, bottom in zip(
+        pieces[1::8], pieces[2::8], pieces[7::8], lefts, tops, rights, bottoms, strict=True
+    ):
+        label = _label(name)
+        if not label or left > right or top > bottom:
+            return None
+        objects.append(VocObject(label, (left, top, right, bottom), _flags_of(before + after)))
+    return tuple(objects)
 
 
 def _is_plain_utf8(data: bytes) -> bool:
@@ -152,7 +169,7 @@ def _label(name: bytes) -> str:
 def _flags_of(block: bytes) -> Mapping[str, Any]:
     """Attributes of a run of flag elements; shared between objects, since few runs exist."""
     texts: dict[str, str] = {}
-    for tag, text in re.findall(_FLAG, block):
+    for tag, text in _FLAG.findall(block):
         texts.setdefault(tag.decode(), text.decode())
     return _attributes(texts)
 
