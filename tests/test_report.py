@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import pickle
 import re
@@ -252,6 +254,9 @@ def test_boxes_follow_the_picture_when_exif_turns_it(fresh: ReportInputs, tmp_pa
         Image.new("RGB", (320, 240)).save(path, exif=exif)
     page = rendered(fresh, tmp_path)
     assert {image["height"] for image in page.every("image")} == {"640.0"}  # 480 * 320 / 240
+    uri = page.every("image")[0]["href"] or ""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as embedded:
+        assert embedded.size == (240, 320)
 
 
 def test_the_page_stays_small(tmp_path: Path) -> None:
@@ -335,6 +340,8 @@ def test_the_best_score_to_cut_at_has_the_highest_f1() -> None:
     assert (cut.precision[cut.best], cut.recall[cut.best]) == (1.0, 1.0)
     assert (cut.precision[0], cut.recall[0]) == (0.5, 1.0)
     assert operation([image_with([], [])]) is None
+    crowd = image_with([[0, 0, 100, 100]], [([10, 10, 5, 5], 0.9, 1)], crowd=1)
+    assert operation([*matched, crowd]) == cut, "a crowd is no object to find"
 
 
 def test_findings_count_what_is_told_and_else_what_is_listed() -> None:
