@@ -19,6 +19,7 @@ import numpy.typing as npt
 from converters.check.columns import as_integer, integers, numbers
 from converters.check.report import Change, Problem
 from converters.check.rules import RULES
+from converters.masks import MAX_PIXELS
 
 Entry = dict[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -115,10 +116,10 @@ class Draft:
         return self._rows
 
     def image_sizes(self) -> Floats:
-        """Width and height of the images, (N, 2) pixels; a row of NaN where they are not positive numbers."""
+        """Width and height of the images, (N, 2) pixels; a row of NaN where no image has such a size."""
         pairs = zip(self.column("images", "width"), self.column("images", "height"), strict=True)
         sizes = numbers([(as_integer(w), as_integer(h)) for w, h in pairs], 2)
-        sizes[~(sizes > 0).all(axis=1)] = np.nan
+        sizes[~((sizes > 0).all(axis=1) & (sizes.prod(axis=1) < MAX_PIXELS))] = np.nan
         return sizes
 
     def canvas(self, rows: npt.NDArray[np.int64] | None = None) -> Floats:

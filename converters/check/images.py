@@ -14,6 +14,7 @@ from converters.check.draft import DROP, Draft
 from converters.check.ids import unsafe
 from converters.check.limits import Limits
 from converters.check.probe import Look
+from converters.masks import MAX_PIXELS
 
 EXTENSIONS = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
@@ -69,7 +70,7 @@ def _check_stated(draft: Draft, row: int, look: Look | None, limits: Limits) -> 
     """Width and height of the JSON by themselves."""
     image = draft.images[row]
     width, height = as_integer(image.get("width")), as_integer(image.get("height"))
-    if width is None or height is None or min(width, height) < 1:
+    if width is None or height is None or min(width, height) < 1 or width * height >= MAX_PIXELS:
         value = f"{image.get('width', 'missing')}x{image.get('height', 'missing')}"
         repair = dict(zip(("width", "height"), look.shown, strict=True)) if look else None
         if draft.hit("image-size-invalid", row, value=value, repair=repair) != "fixed":

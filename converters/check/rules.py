@@ -120,7 +120,7 @@ _DISK = _table(
     ("image-missing", "error", "drop", "the image file is not there", "copy it to the image folder, or leave the image out"),
     ("image-unreadable", "error", "drop", "the file is empty or no image", "get it again from its source, or leave the image out"),
     ("image-truncated", "error", "drop", "the image file ends too early", "get it again from its source, or leave the image out"),
-    ("image-size-invalid", "error", "fix", "width or height is missing or not positive", "write the size of the file"),
+    ("image-size-invalid", "error", "fix", "width or height is missing, not positive or beyond any image", "write the size of the file"),
     ("image-size-differs", "error", "fix", "width and height are not those of the file", "write the size of the file, if the boxes were drawn on it"),
     ("image-exif", "warning", "", "the file is shown rotated (EXIF orientation)", "bake the rotation into the pixels once, and keep the boxes that fit it"),
     ("image-extension", "warning", "", "the extension names another format", "rename the file: some readers believe the extension"),

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from converters.check.columns import numbers
 from converters.check.draft import DROP, Draft, Floats
 from converters.check.masks import box_iou, decode_counts, rle_size, runs_box
+from converters.masks import encode_mask
 
 Covered = tuple[float, tuple[float, float, float, float]]
 
@@ -57,7 +57,6 @@ def _put_right(
     y0, x0, y1, x1 = runs_box(runs, size[0])
     if box_iou(box, (x0, y0, x1, y1)) < 0.5 or height * width > 2**28:
         return None
-    packed = coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
-    whole = coco_mask.decode(packed)  # type: ignore[no-untyped-call]
-    new = coco_mask.encode(np.asfortranarray(whole.T))  # type: ignore[no-untyped-call]
-    return {"segmentation": {"size": [height, width], "counts": new["counts"].decode("ascii")}}
+    # Column-major runs of the transposed mask are rows of the right one.
+    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return {"segmentation": encode_mask(mask)}
