@@ -95,8 +95,9 @@ def _offers(
     """Every offer by model key, and the reasons of the tensors without a place, by the checkpoint's key."""
     offers: dict[str, list[Offer]] = {}
     strays: dict[str, str] = {}
+    namer = key_map.namer(names, shapes)
     for name, tensor in names.items():
-        target, rename = key_map.rename(name, shapes)
+        target, rename = namer(name)
         if rename is None:
             strays[tensor.key] = f"the key map {key_map.name} knows no such name"
         elif target is None:

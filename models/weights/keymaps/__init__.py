@@ -1,8 +1,13 @@
 """Key maps: whose names a checkpoint uses, found by looking at its keys."""
 
+from models.weights.keymaps.chainercv import CHAINERCV
+from models.weights.keymaps.detectron2 import DETECTRON2
 from models.weights.keymaps.keymap import KeyMap, Rename
-from models.weights.keymaps.torchvision import NAME
+from models.weights.keymaps.mmdetection import MMDETECTION
+from models.weights.keymaps.torchvision import BACKBONE, NAME
 
-KEY_MAPS: dict[str, KeyMap] = {key_map.name: key_map for key_map in (NAME,)}
+KEY_MAPS: dict[str, KeyMap] = {
+    key_map.name: key_map for key_map in (NAME, BACKBONE, MMDETECTION, DETECTRON2, CHAINERCV)
+}
 
 __all__ = ["KEY_MAPS", "KeyMap", "Rename"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from models.weights.rows import SourceRows
+
+Namer = Callable[[str], "tuple[str | None, Rename | None]"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Rename:
         to: our key, with ``\1`` for groups; None: the tensor is known and not needed, and ``reason`` says why.
         transpose: a Linear weight stored as [in, out].
         rows: how the rows of a head are laid out, where that differs from ours.
+        beside: the line holds only for checkpoints that also have a key which this matches fully.
         reason: why a tensor without a place in our model is not needed.
     """
 
@@ -26,6 +28,7 @@ class Rename:
     to: str | None
     transpose: bool = False
     rows: SourceRows | None = None
+    beside: str = ""
     reason: str = ""
 
 
@@ -47,24 +50,74 @@ class KeyMap:
     renames: Sequence[Rename]
     published: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
-    @cached_property
-    def _compiled(self) -> list[tuple[re.Pattern[str], Rename]]:
-        return [(re.compile(rename.pattern), rename) for rename in self.renames]
-
     def recognises(self, keys: Collection[str]) -> bool:
         """Whether the checkpoint's keys look like this framework's."""
-        return all(any(re.fullmatch(pattern, key) for key in keys) for pattern in self.signature)
+        return all(_any_matches(pattern, keys) for pattern in self.signature)
 
-    def rename(self, key: str, model_keys: Collection[str]) -> tuple[str | None, Rename | None]:
-        """Our name for a checkpoint's key and the line that gave it; ``(None, None)`` where no line matches."""
-        first: tuple[str | None, Rename | None] = (None, None)
-        for pattern, rename in self._compiled:
-            match = pattern.fullmatch(key)
-            if match is None:
-                continue
-            target = match.expand(rename.to) if rename.to is not None else None
-            if target in model_keys:
-                return target, rename
-            if first[1] is None:
-                first = target, rename
-        return first
+    def namer(self, keys: Collection[str], model_keys: Collection[str]) -> Namer:
+        """The map for one checkpoint and one model.
+
+        Args:
+            keys: all keys of the checkpoint.
+            model_keys: all keys of the model.
+
+        Returns:
+            A function from a checkpoint's key to our name and the line that gave it; ``(None, None)`` where no line
+            matches.
+        """
+        lines = [line for line in self.renames if not line.beside or _any_matches(line.beside, keys)]
+        compiled = [(re.compile(line.pattern), line) for line in lines]
+        return lambda key: _first_hit(key, compiled, model_keys)
+
+
+def _any_matches(pattern: str, keys: Collection[str]) -> bool:
+    """Whether some key matches fully."""
+    compiled = re.compile(pattern)
+    return any(compiled.fullmatch(key) for key in keys)
+
+
+def _first_hit(
+    key: str, lines: Sequence[tuple[re.Pattern[str], Rename]], model_keys: Collection[str]
+) -> tuple[str | None, Rename | None]:
+    """The first line whose target the model has, else the first that matches at all."""
+    first: tuple[str | None, Rename | None] = (None, None)
+    for pattern, line in lines:
+        match = pattern.fullmatch(key)
+        if match is None:
+            continue
+        target = match.expand(line.to) if line.to is not None else None
+        if target in model_keys:
+            return target, line
+        if first[1] is None:
+            first = target, line
+    return first
+
+
+# torchvision's SSD cuts VGG-16 after conv4_3: what follows is its first extra block.
+_VGG = (
+    ("backbone.features.0", "backbone.features.2"),
+    ("backbone.features.5", "backbone.features.7"),
+    ("backbone.features.10", "backbone.features.12", "backbone.features.14"),
+    ("backbone.features.17", "backbone.features.19", "backbone.features.21"),
+    ("backbone.extra.0.1", "backbone.extra.0.3", "backbone.extra.0.5"),
+)
+
+
+def vgg_stages(name: Callable[[int, int], str], weight: str = "weight", bias: str = "bias") -> Iterator[Rename]:
+    """VGG-16's thirteen convolutions.
+
+    Args:
+        name: (block 0..4, convolution within it) -> pattern of the key up to the tensor's own name.
+        weight: pattern of the weight's own name.
+        bias: pattern of the bias's own name.
+    """
+    for block, convolutions in enumerate(_VGG):
+        for number, target in enumerate(convolutions):
+            yield Rename(name(block, number) + weight, f"{target}.weight")
+            yield Rename(name(block, number) + bias, f"{target}.bias")
+
+
+def norm_renames(pattern: str, to: str, names: Mapping[str, str]) -> Iterator[Rename]:
+    """A batch norm's tensors: ``pattern`` and ``to`` without the tensor's own name, ``names`` theirs -> ours."""
+    for theirs, ours in names.items():
+        yield Rename(pattern + theirs, to + ours)
