@@ -4,7 +4,9 @@ ValueError
 |-- WeightsError         this checkpoint cannot be fetched, read or loaded into this model
 `-- DetectorError        no such detector, or options that it cannot have
 RuntimeError
-`-- TrainingError        the run cannot go on; what it has reached is in its folder
+|-- TrainingError        the run cannot go on; what it has reached is in its folder
+`-- TrainingCrash        the training process died; a retry continues from its last checkpoint
+    `-- TrainingStopped  it was told to stop (SIGTERM) and wrote a checkpoint first
 """
 
 from __future__ import annotations
@@ -30,3 +32,11 @@ class DetectorError(ValueError):
 
 class TrainingError(RuntimeError):
     """The run cannot go on: a loss that is not finite, too many unreadable images."""
+
+
+class TrainingCrash(RuntimeError):  # noqa: N818 - what happened to the process, not what was done wrong
+    """The training process died, or was killed: a signal, the OOM killer, a fault of the GPU. Worth a retry."""
+
+
+class TrainingStopped(TrainingCrash):
+    """The run was told to stop and wrote a checkpoint first; it continues from its folder."""

@@ -1,1 +1,18 @@
-"""Data, the loop, evaluation, prediction."""
+"""Data, transforms, the loop, evaluation and prediction."""
+
+from models.training.evaluation import evaluate
+from models.training.folder import TrainSummary
+from models.training.launch import run_training
+from models.training.loop import finetune
+from models.training.options import DetectionData, EvaluateOptions, PredictOptions, TrainOptions
+
+__all__ = [
+    "DetectionData",
+    "EvaluateOptions",
+    "PredictOptions",
+    "TrainOptions",
+    "TrainSummary",
+    "evaluate",
+    "finetune",
+    "run_training",
+]

@@ -1,0 +1,152 @@
+"""Images and targets for the loop: decoded, augmented and resized as uint8 in the loading process, packed per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from models.training.coco import CocoTable
+from models.training.images import UnreadableImageError, read_image
+from models.training.randomness import drawn_at
+from models.training.transforms import Augment, Target, WorkingSize, resize
+from models.zoo.masks import InstanceMasks
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One picture ready for the detector.
+
+    Attributes:
+        image: (3, H, W) uint8 at the working size.
+        target: boxes, labels, iscrowd, perhaps masks, in pixels of ``image``.
+        index: which image of the table it is.
+        unreadable: indices tried before it that could not be read.
+    """
+
+    image: Tensor
+    target: Target
+    index: int
+    unreadable: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step, padded to a common size so that they travel between processes as one piece of memory.
+
+    Attributes:
+        images: (B, 3, H, W) uint8, padded right and below.
+        sizes: (B, 2) height, width of each picture in it.
+        targets: as in :class:`Loaded`.
+        indices: which images of the table they are.
+        unreadable: indices that could not be read.
+    """
+
+    images: Tensor
+    sizes: Tensor
+    targets: list[Target]
+    indices: list[int]
+    unreadable: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pin_memory(self) -> Batch:
+        """Page-locked copies, so that the way to the GPU does not block."""
+        targets = [{key: value.pin_memory() for key, value in target.items()} for target in self.targets]
+        return replace(self, images=self.images.pin_memory(), targets=targets)
+
+    def part(self, start: int, stop: int, device: torch.device) -> tuple[list[Tensor], list[Target]]:
+        """Pictures and targets ``start`` to ``stop`` on the device, as torchvision's detectors take them."""
+        images = self.images[start:stop].to(device, non_blocking=True)
+        cut = [image[:, :h, :w] for image, (h, w) in zip(images, self.sizes[start:stop].tolist(), strict=True)]
+        moved = [{k: v.to(device, non_blocking=True) for k, v in t.items()} for t in self.targets[start:stop]]
+        return cut, moved
+
+
+def collate(loaded: Sequence[Loaded]) -> Batch:
+    """Pad and stack."""
+    sizes = torch.tensor([picture.image.shape[-2:] for picture in loaded])
+    height, width = sizes.amax(0).tolist()
+    images = torch.zeros(len(loaded), 3, height, width, dtype=torch.uint8)
+    for place, picture in zip(images, loaded, strict=True):
+        place[:, : picture.image.shape[1], : picture.image.shape[2]] = picture.image
+    return Batch(
+        images=images,
+        sizes=sizes,
+        targets=[picture.target for picture in loaded],
+        indices=[picture.index for picture in loaded],
+        unreadable=tuple(index for picture in loaded for index in picture.unreadable),
+    )
+
+
+class TrainingImages(Dataset[Loaded]):
+    """The training images, addressed by ``(epoch, index)``: the same address always gives the same picture."""
+
+    def __init__(self, table: CocoTable, images: Path, augment: Augment, seed: int, *, masks: bool = False) -> None:
+        self.table, self.images, self.augment, self.seed, self.masks = table, images, augment, seed, masks
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, address: tuple[int, int]) -> Loaded:
+        """Load an image; where it cannot be read, the next one that can takes its place and the loss is counted."""
+        epoch, index = address
+        unreadable: list[int] = []
+        while True:
+            try:
+                image = read_table_image(self.table, self.images, index)
+                break
+            except UnreadableImageError:
+                unreadable.append(index)
+                index = (index + 1) % len(self.table)
+                if len(unreadable) == len(self.table):
+                    raise
+        with drawn_at(self.seed, "image", epoch, address[1]) as draw:
+            image, target = self.augment(image, target_of(self.table, index, masks=self.masks), draw)
+        return Loaded(image, target, index, tuple(unreadable))
+
+
+class PlainImages(Dataset[Loaded]):
+    """Images at the working size, unchanged otherwise, for evaluation; the target is left empty."""
+
+    def __init__(self, table: CocoTable, images: Path, size: WorkingSize) -> None:
+        self.table, self.images, self.size = table, images, size
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Loaded:
+        """Load an image.
+
+        Raises:
+            UnreadableImageError: an evaluation cannot leave images out.
+        """
+        image = read_table_image(self.table, self.images, index)
+        empty: Target = {"boxes": torch.empty(0, 4)}
+        return Loaded(*resize(image, empty, self.size.of(*image.shape[-2:])), index)
+
+
+def read_table_image(table: CocoTable, images: Path, index: int) -> Tensor:
+    """An image of the table in its annotated size, ``(3, H, W)`` uint8."""
+    width, height = table.sizes[index].tolist()
+    return read_image(images / table.name(index), (width, height))
+
+
+def target_of(table: CocoTable, index: int, *, masks: bool) -> Target:
+    """The target of an image as tensors of its own."""
+    rows = table.objects(index)
+    target: Target = {
+        "boxes": torch.from_numpy(table.boxes[rows].copy()),
+        "labels": torch.from_numpy(table.labels[rows].copy()),
+        "iscrowd": torch.from_numpy(table.crowds[rows].copy()),
+    }
+    if masks:
+        width, height = table.sizes[index].tolist()
+        outlines = [table.outline(row) for row in range(rows.start, rows.stop)]
+        target["masks"] = InstanceMasks.from_coco(outlines, height, width)
+    return target

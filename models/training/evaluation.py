@@ -1,0 +1,109 @@
+"""Evaluate a checkpoint on a COCO set: detections and metrics as files that are the same on every run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from models.errors import TrainingError
+from models.training.assemble import assemble, pick_device
+from models.training.coco import load_coco, read_coco
+from models.training.dataset import PlainImages
+from models.training.detect import detect
+from models.training.files import write_json
+from models.training.images import UnreadableImageError
+from models.training.mistakes import confusion, error_kinds, image_mistakes
+from models.training.options import DetectionData, EvaluateOptions
+from models.training.scores import (
+    Engine,
+    Kind,
+    Result,
+    accumulate,
+    complete_truth,
+    per_class,
+    pick_engine,
+    precision_recall,
+    summary,
+)
+
+
+def evaluate(
+    checkpoint: Path, data: DetectionData, folder: Path, *, options: EvaluateOptions | None = None
+) -> dict[str, Any]:
+    """Score a checkpoint and write ``detections.json`` and ``metrics.json`` into ``folder``.
+
+    Args:
+        checkpoint: one of ours; the averaged weights are used where it has them.
+        data: the images and their truth.
+        folder: where the two files go; made if absent.
+        options: see :class:`EvaluateOptions`.
+
+    Returns:
+        The content of ``metrics.json`` and, not in the file, ``seconds``.
+
+    Raises:
+        WeightsError: not a checkpoint of ours, or one of other classes.
+        TrainingError: an image cannot be read: a score on a part of the set would mislead.
+    """
+    options = options or EvaluateOptions()
+    started = time.perf_counter()
+    device = pick_device(options.device)
+    assembled = assemble(checkpoint)
+    table = read_coco(data.coco, assembled.meta.classes)
+    dataset = PlainImages(table, data.images, assembled.size)
+    try:
+        results = detect(
+            assembled.model.to(device),
+            dataset,
+            device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            min_score=options.min_score,
+        )
+    except UnreadableImageError as error:
+        raise TrainingError(f"{error}. Repair it or take it out of {data.coco}") from error
+    truth = complete_truth(load_coco(data.coco))
+    metrics = measure(truth, results, masks=assembled.detector.masks, options=options)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "detections.json", results)
+    write_json(folder / "metrics.json", metrics)
+    return {**metrics, "seconds": time.perf_counter() - started}
+
+
+def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, options: EvaluateOptions) -> dict[str, Any]:
+    """Everything that can be said of these detections; the same dict for the same input.
+
+    Args:
+        truth: from :func:`models.training.scores.complete_truth`.
+        results: detections.
+        masks: score the masks too.
+        options: engine and thresholds.
+    """
+    engine = pick_engine(options.engine)
+    curves = accumulate(truth, results, "bbox", engine)
+    metrics: dict[str, Any] = {"bbox": summary(curves)}
+    if masks and all(row.get("segmentation") for row in truth["annotations"]):
+        metrics["segm"] = summary(accumulate(truth, results, "segm", engine))
+    metrics["per_class"] = per_class(curves, truth, results)
+    metrics["curves"] = precision_recall(curves, truth)
+    metrics["images"] = len(truth["images"])
+    if engine == "hotcoco":
+        metrics["confusion"] = confusion(truth, results, options.confusion_score)
+        metrics["errors"] = error_kinds(truth, results, "bbox")
+        metrics |= image_mistakes(truth, results, options.confusion_score, options.worst)
+    return metrics
+
+
+def quick_scores(
+    truth: dict[str, Any], results: list[Result], *, masks: bool, engine: Engine = "auto"
+) -> dict[str, float]:
+    """COCO's summary as flat names (``bbox/AP``), for the training log."""
+    kinds: tuple[Kind, ...] = (
+        ("bbox", "segm") if masks and all(row.get("segmentation") for row in truth["annotations"]) else ("bbox",)
+    )
+    return {
+        f"{kind}/{name}": value
+        for kind in kinds
+        for name, value in summary(accumulate(truth, results, kind, engine)).items()
+    }

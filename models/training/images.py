@@ -1,0 +1,75 @@
+"""Pictures from disk: uint8 RGB tensors of the size the annotations speak of, or a clear refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision.io  # noqa: F401 - registers torch.ops.image
+from PIL import Image, ImageOps
+from torch import Tensor
+
+RGB = 3  # torchvision.io.ImageReadMode.RGB
+PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+
+
+class UnreadableImageError(ValueError):
+    """A picture that cannot be decoded, or whose size is not the annotated one."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Decode a picture to ``(3, H, W)`` uint8 RGB.
+
+    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow. The EXIF rotation is applied only
+    where the annotated size asks for it: annotation programs differ in this, and the size says which one was used.
+
+    Args:
+        path: the picture.
+        size: ``(width, height)`` in pixels that the annotations were made for; None accepts any.
+
+    Raises:
+        UnreadableImageError: no such file, not a picture, damaged, or of another size.
+    """
+    try:
+        # The operators behind torchvision.io, whose functions only add a warning that they will move to torchcodec.
+        # A torchvision without them is an AttributeError here; then Pillow reads everything.
+        image: Tensor = torch.ops.image.decode_image(torch.ops.image.read_file(str(path)), RGB, False)
+    except (RuntimeError, AttributeError):
+        image = _read_with_pillow(path)
+    if image.dtype != torch.uint8:  # 16-bit PNG
+        image = (image.to(torch.int32) >> 8).to(torch.uint8)
+    if size is not None and (image.shape[2], image.shape[1]) != size:
+        image = _rotated(path, image, size)
+    return image
+
+
+def _read_with_pillow(path: Path, *, rotate: bool = False) -> Tensor:
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > PIXELS:
+                raise UnreadableImageError(path, f"{picture.width}x{picture.height} pixels are too many to decode")
+            upright = ImageOps.exif_transpose(picture) if rotate else picture
+            pixels = np.array(upright.convert("RGB"))
+    except FileNotFoundError:
+        raise UnreadableImageError(path, "no such file") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(path, f"not a readable picture ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _rotated(path: Path, image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The picture as its EXIF rotation shows it, if that has the annotated size."""
+    found = (image.shape[2], image.shape[1])
+    if found == size[::-1]:
+        turned = _read_with_pillow(path, rotate=True)
+        if (turned.shape[2], turned.shape[1]) == size:
+            return turned
+    raise UnreadableImageError(path, f"is {found[0]}x{found[1]} pixels, annotated as {size[0]}x{size[1]}")

@@ -1,0 +1,159 @@
+"""Training in a process of its own: a fault of the GPU or the OOM killer ends that process, not the flow."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from models.errors import TrainingCrash
+from models.training.child import GRACE, USER_ERRORS
+from models.training.files import write_json
+from models.training.folder import TrainSummary, claim, read_summary, run_inputs
+from models.training.journal import Line
+from models.training.options import DetectionData, TrainOptions
+
+
+def run_training(
+    init: Path,
+    train: DetectionData,
+    val: DetectionData | None,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    on_line: Callable[[Line], None] | None = None,
+) -> TrainSummary:
+    """Do what :func:`models.training.finetune` does, in child processes through ``torch.distributed.run``.
+
+    Args:
+        init: complete checkpoint of ours to start from.
+        train: images to learn from.
+        val: images to choose the best checkpoint by, or None.
+        options: see :class:`TrainOptions`; ``devices`` says how many processes.
+        folder: of the run; an unfinished run of the same inputs in it is continued.
+        on_line: gets every line of ``metrics.jsonl`` as it is written.
+
+    Raises:
+        TrainingCrash: the processes died (signal, out of memory, a fault); calling again continues the run.
+        TrainingStopped: they were told to stop from outside; likewise.
+        TrainingError: a loss that is not finite, too many unreadable images.
+        ValueError: data, options or folder that do not fit.
+    """
+    if (finished := _finished(init, train, val, options, folder)) is not None:
+        return finished
+    with tempfile.TemporaryDirectory(prefix="annotune-") as scratch:
+        job = Path(scratch) / "job.json"
+        write_json(job, _job(init, train, val, options, folder))
+        code, said = _run(_command(process_count(options), job), on_line or (lambda line: None))
+        if code:
+            raise _failure(code, said, Path(scratch))
+    summary = read_summary(folder)
+    if summary is None:
+        raise TrainingCrash(f"the training process ended without a summary in {folder}")
+    return summary
+
+
+def process_count(options: TrainOptions) -> int:
+    """How many processes train: one per GPU, or as many as ``devices`` says.
+
+    Raises:
+        ValueError: more devices than there are GPUs, where there are some.
+    """
+    gpus = torch.cuda.device_count()
+    if options.devices is None:
+        return max(1, gpus)
+    if gpus and options.devices > gpus:
+        raise ValueError(f"devices: {options.devices}, but this machine has {gpus} GPUs. Leave it out to use them all")
+    return max(1, options.devices)
+
+
+def _finished(
+    init: Path, train: DetectionData, val: DetectionData | None, options: TrainOptions, folder: Path
+) -> TrainSummary | None:
+    """The summary of this very run, if it is finished: no process needs to start."""
+    if (summary := read_summary(folder)) is None:
+        return None
+    claim(folder, run_inputs(init, train, val, options, process_count(options)), options)
+    return summary
+
+
+def _job(
+    init: Path, train: DetectionData, val: DetectionData | None, options: TrainOptions, folder: Path
+) -> dict[str, Any]:
+    def both(data: DetectionData) -> list[str]:
+        return [str(data.coco.absolute()), str(data.images.absolute())]
+
+    return {
+        "init": str(init.absolute()),
+        "train": both(train),
+        "val": both(val) if val else None,
+        "options": options.model_dump(mode="json"),
+        "folder": str(folder.absolute()),
+    }
+
+
+def _command(processes: int, job: Path) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*launcher, "-m", "models.training.child", str(job)]
+
+
+def _run(command: list[str], on_line: Callable[[Line], None]) -> tuple[int, list[str]]:
+    """Run to the end, passing on the metrics; exit status, and the last of what else was said.
+
+    The child's stdin stays open as long as this process lives, which is how the child knows.
+    """
+    said: deque[str] = deque(maxlen=60)
+    environ = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            for raw in process.stdout:
+                if raw.startswith(b'{"event":'):
+                    on_line(orjson.loads(raw))
+                else:
+                    said.append(raw.decode(errors="replace").rstrip())
+            return process.wait(), list(said)
+        except BaseException:  # Ctrl-C or a cancelled flow among them: nothing may go on alone
+            _end(process)
+            raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, time to checkpoint, SIGKILL."""
+    with suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            process.wait(GRACE + 2)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _failure(code: int, said: list[str], scratch: Path) -> Exception:
+    """The error that the processes ended with: a user's error as itself, everything else as a crash."""
+    outcomes = [orjson.loads(path.read_bytes()) for path in sorted(scratch.glob("outcome-*.json"))]
+    known = {kind.__name__: kind for kind in USER_ERRORS}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome["kind"] not in known):
+        if outcome["kind"] in known:
+            return known[outcome["kind"]](outcome["message"])
+        return TrainingCrash(f"the training process failed: {outcome['message']}\n{outcome['traceback']}")
+    text = "\n".join(said)
+    signals = re.findall(r"exitcode\s*:\s*-(\d+)", text)
+    if signals:
+        name = signal.Signals(int(signals[0])).name
+        hint = ". Perhaps memory ran out: lower batch_size or workers" if name == "SIGKILL" else ""
+        return TrainingCrash(f"the training process was ended by {name}{hint}")
+    return TrainingCrash(f"the training process ended with status {code}:\n{text}")

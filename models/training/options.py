@@ -1,0 +1,167 @@
+"""What training, evaluation and prediction can be told: YAML, the flow's form and `-o train.x=y` agree on it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+
+from models.training.transforms import AUGMENTATIONS
+from models.zoo import Detector
+
+# These change how fast the same weights are reached, not which weights: a run may resume with other values.
+FREE_TO_CHANGE = frozenset({"workers", "cache", "threads", "checkpoint_every_steps", "log_every"})
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A COCO file and the folder its ``file_name`` entries are relative to."""
+
+    coco: Path
+    images: Path
+
+
+class TrainOptions(BaseModel):
+    """How to train. Every value has a unit, and what is derived is printed with its derivation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: PositiveInt = Field(default=12, description="Passes over the training images.")
+    min_steps: int = Field(
+        default=0, ge=0, description="Optimizer steps the run has at least; more epochs for tiny sets."
+    )
+    batch_size: PositiveInt = Field(default=4, description="Images per device and forward pass.")
+    accumulate: PositiveInt = Field(default=1, description="Forward passes per optimizer step.")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW.")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Peak rate per step. None: the detector's rate per image times the images per step."
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD's momentum; AdamW's first beta.")
+    weight_decay: float | None = Field(
+        default=None, ge=0, description="Decay of weights per step, not of norms and biases. None: the detector's."
+    )
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="Steps of linear warm-up. None: one epoch, at least 1 and at most 500 steps."
+    )
+    schedule: Literal["step", "cosine"] = Field(default="cosine", description="How the rate falls after the warm-up.")
+    step_at: tuple[float, ...] = Field(
+        default=(0.67, 0.9), description="For `step`: shares of the run where it falls tenfold."
+    )
+    clip_norm: float | None = Field(
+        default=None, ge=0, description="Largest L2 norm of the gradient; 0: no clipping. None: the detector's."
+    )
+    freeze: str | None = Field(
+        default=None,
+        description="What stays: none, stem, stages:N, backbone, all-but-head, re:PATTERN. None: as built.",
+    )
+    lr_multipliers: dict[str, float] = Field(
+        default={}, description="Factors on the rate by part: backbone, neck, head, stem, stage:N, re:PATTERN."
+    )
+    amp: Literal["auto", "on", "off"] = Field(
+        default="auto", description="bfloat16 autocast; auto: on GPUs that have it."
+    )
+    ema: float = Field(default=0.0, ge=0, lt=1, description="Decay per step of the weight average; 0 switches it off.")
+    augment: tuple[str, ...] = Field(
+        default=("hflip",), description=f"Augmentations by name: {', '.join(AUGMENTATIONS)}."
+    )
+    cache: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Keep decoded images in memory. auto: when they fit in a quarter of what is free."
+    )
+    skip_empty: bool = Field(default=False, description="Leave out images without objects.")
+    max_unreadable: float = Field(
+        default=0.01, ge=0, le=1, description="Share of unreadable images that fails the run."
+    )
+    workers: int | None = Field(
+        default=None, ge=0, description="Loading processes per device. None: by CPU count and device."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of torch per process. None: cores / processes."
+    )
+    seed: int = Field(
+        default=0, ge=0, description="All randomness follows from this, the epoch, the step and the image."
+    )
+    eval_every: PositiveInt = Field(
+        default=1, description="Epochs between evaluations; the last step is always evaluated."
+    )
+    patience: int = Field(
+        default=0, ge=0, description="Evaluations without improvement before stopping; 0: never stop early."
+    )
+    best_by: str = Field(default="bbox/AP", description="Metric that picks best.pt, e.g. bbox/AP, bbox/AP50, segm/AP.")
+    checkpoint_every_steps: PositiveInt = Field(default=200, description="Steps between checkpoints to resume from.")
+    log_every: PositiveInt = Field(default=10, description="Steps between log lines.")
+    devices: int | None = Field(
+        default=None,
+        ge=0,
+        description="Processes, one GPU each where there are GPUs. None: one per GPU, 1 without; 0: the CPU.",
+    )
+    sync_batchnorm: bool = Field(default=False, description="Share batch statistics between devices.")
+    channels_last: bool = Field(default=False, description="NHWC memory format; faster convolutions on recent GPUs.")
+    compile_backbone: bool = Field(default=False, description="torch.compile the backbone; pays off in long GPU runs.")
+    on_out_of_memory: Literal["halve", "fail"] = Field(
+        default="halve", description="halve: halve the images per forward pass, keep the images per step."
+    )
+    on_nonfinite: Literal["retry", "fail"] = Field(
+        default="fail",
+        description="retry: once more from the last checkpoint at a tenth of the rate when the loss is NaN or inf.",
+    )
+
+    @field_validator("augment")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENTATIONS)}")
+        return names
+
+    @field_validator("best_by")
+    @classmethod
+    def _metric(cls, value: str) -> str:
+        kinds = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+        if value.partition("/")[0] not in ("bbox", "segm") or value.partition("/")[2] not in kinds:
+            raise ValueError(f"best_by is bbox/ or segm/ and one of {', '.join(kinds)}, not {value!r}")
+        return value
+
+    def decay(self, detector: Detector) -> float:
+        """The weight decay, the detector's own where none is set."""
+        return detector.defaults.get("weight_decay", 1e-4) if self.weight_decay is None else self.weight_decay
+
+    def largest_norm(self, detector: Detector) -> float:
+        """The largest norm of the gradient, infinity without clipping, the detector's own where none is set."""
+        norm = detector.defaults.get("clip_norm", 10.0) if self.clip_norm is None else self.clip_norm
+        return norm or math.inf
+
+    def binding(self) -> dict[str, Any]:
+        """The options that decide the weights, as JSON: what two runs must share for one to continue the other."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in FREE_TO_CHANGE}
+
+
+class EvaluateOptions(BaseModel):
+    """How to evaluate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: PositiveInt = Field(default=4, description="Images per forward pass.")
+    workers: int | None = Field(default=None, ge=0, description="Loading processes. None: by CPU count and device.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")
+    engine: Literal["auto", "hotcoco", "pycocotools"] = Field(
+        default="auto", description="auto: hotcoco where installed."
+    )
+    min_score: float = Field(default=0.0, ge=0, le=1, description="Detections below it do not enter detections.json.")
+    confusion_score: float = Field(
+        default=0.3, ge=0, le=1, description="Least score of detections in the confusion matrix."
+    )
+    worst: int = Field(default=12, ge=0, description="How many of the worst images are listed.")
+
+
+class PredictOptions(BaseModel):
+    """How to predict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Detections below it are left out.")
+    batch_size: PositiveInt = Field(default=4, description="Images per forward pass.")
+    workers: int | None = Field(default=None, ge=0, description="Loading processes. None: by CPU count and device.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")

@@ -1,0 +1,101 @@
+"""This process among those of the run: its rank, its device, and what it is told by signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from models.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of ``world`` processes; the one of rank 0 writes."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process; all must ask."""
+        if self.world == 1:
+            return flag
+        shared = torch.tensor([flag], dtype=torch.int32, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return bool(shared.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, by rank; all must ask."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_processes(options: TrainOptions) -> Iterator[Process]:
+    """Take this process's place: alone when called in-process, one of many under ``torch.distributed.run``."""
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    gpu = options.devices != 0 and torch.cuda.is_available()
+    device = torch.device("cuda", local) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0)) // world))
+    if world > 1:
+        dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        yield Process(rank, world, device)
+    finally:
+        torch.set_num_threads(before)
+        if world > 1:
+            dist.destroy_process_group()
+
+
+class StopSignal:
+    """Whether this process was asked to stop: SIGTERM, or ``stop`` from another thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def stop(self) -> None:
+        """Ask the loop to checkpoint and end."""
+        self.asked = True
+
+
+@contextmanager
+def stop_on_sigterm(stop: StopSignal) -> Iterator[StopSignal]:
+    """SIGTERM asks the loop to stop instead of ending the process; in the main thread only, as signals are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.stop()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
