@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,15 @@ from torch import Tensor, nn
 
 from models.errors import WeightsError
 from models.weights.apply import apply_plan
-from models.weights.plan import LoadPlan, Readable
+from models.weights.containers import Checkpoint
+from models.weights.plan import LoadPlan
 from models.weights.planning import plan_load
 from models.weights.rules import LoadRules
 from models.zoo.detector import ClassRows, Detector
 
 
-@dataclass(frozen=True)
-class File:
-    """An opened checkpoint."""
-
-    tensors: dict[str, Tensor]
-    classes: tuple[str, ...] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    path: Path = Path("folder/some.pth")
-    container: str = "pth"
+def opened(tensors: dict[str, Tensor], classes: tuple[str, ...] | None = None, **metadata: Any) -> Checkpoint:
+    return Checkpoint(Path("folder/some.pth"), "torch-zip", tensors, classes, metadata)
 
 
 class Toy(nn.Module):
@@ -54,13 +47,13 @@ def toy(classes: int, seed: int = 0, channels: int = 3) -> Toy:
     return Toy(classes + 1, channels)
 
 
-def plan(model: Toy, classes: str, file: Readable, **rules: Any) -> LoadPlan:
+def plan(model: Toy, classes: str, file: Checkpoint, **rules: Any) -> LoadPlan:
     return plan_load(model, TOY, classes.split(), file, LoadRules(**rules))
 
 
 def test_the_state_is_complete_and_loads_strictly() -> None:
     model, source = toy(2), toy(2, seed=1)
-    file = File(source.state_dict(), ("cat", "dog"))
+    file = opened(source.state_dict(), ("cat", "dog"))
 
     result = plan(model, "cat dog", file)
     state = apply_plan(result, model.state_dict(), file)
@@ -74,7 +67,7 @@ def test_the_state_is_complete_and_loads_strictly() -> None:
 
 def test_rows_of_shared_classes_move_by_name() -> None:
     model, source = toy(3), toy(2, seed=1)
-    file = File(source.state_dict(), ("dog", "aeroplane"))
+    file = opened(source.state_dict(), ("dog", "aeroplane"))
 
     result = plan(model, "airplane fish dog", file)
     state = apply_plan(result, model.state_dict(), file)
@@ -92,7 +85,7 @@ def test_rows_of_shared_classes_move_by_name() -> None:
 def test_a_plan_needs_no_memory_and_survives_json() -> None:
     with torch.device("meta"):
         model = Toy(4)
-    file = File(toy(2, seed=1).state_dict(), ("dog", "cat"))
+    file = opened(toy(2, seed=1).state_dict(), ("dog", "cat"))
 
     result = plan(model, "cat fish dog", file)
 
@@ -108,7 +101,7 @@ def test_a_plan_needs_no_memory_and_survives_json() -> None:
 
 
 def test_other_class_counts_without_names_are_skipped_and_the_rest_moves() -> None:
-    model, file = toy(3), File(toy(5, seed=1).state_dict())
+    model, file = toy(3), opened(toy(5, seed=1).state_dict())
 
     result = plan(model, "a b c", file)
 
@@ -119,7 +112,7 @@ def test_other_class_counts_without_names_are_skipped_and_the_rest_moves() -> No
 
 
 def test_a_field_never_reaches_the_proposals() -> None:
-    file = File(toy(2, seed=1).state_dict(), ("a", "b"))
+    file = opened(toy(2, seed=1).state_dict(), ("a", "b"))
 
     result = plan(toy(2), "a b", file, exclude=["bbox_pred"])
 
@@ -131,18 +124,18 @@ def test_a_field_never_reaches_the_proposals() -> None:
 @pytest.mark.parametrize("rule", ["box_pred", "re:^bbox_prod", "glob:*.bbox_pred", "mask_fcn_logits"])
 def test_a_rule_that_matches_nothing_is_an_error(rule: str) -> None:
     with pytest.raises(WeightsError, match="matches no tensor of toy") as caught:
-        plan(toy(2), "a b", File(toy(2).state_dict()), exclude=[rule])
+        plan(toy(2), "a b", opened(toy(2).state_dict()), exclude=[rule])
     assert "its fields are bbox_pred, cls_score" in str(caught.value)
 
 
 def test_nothing_in_common_is_refused_unless_forced() -> None:
-    file = File({"other.weight": torch.zeros(1)})
+    file = opened({"other.weight": torch.zeros(1)})
     with pytest.raises(WeightsError, match="nothing in it matches"):
         plan(toy(2), "a b", file)
     assert "forced: nothing in it matches" in plan(toy(2), "a b", file, force=True).notes[-1]
 
 
 def test_two_sources_for_one_place_are_an_error() -> None:
-    file = File({**toy(2).state_dict(), "old_score.weight": torch.zeros(3, 4)})
+    file = opened({**toy(2).state_dict(), "old_score.weight": torch.zeros(3, 4)})
     with pytest.raises(WeightsError, match=r"give cls_score.weight and old_score.weight one name"):
         plan(toy(2), "a b", file, rename=[("^old_score", "cls_score")])

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from models.errors import WeightsError
-from models.weights.plan import LoadPlan, PlannedTensor, Readable, shape_text
+from models.weights.containers import Checkpoint
+from models.weights.plan import LoadPlan, PlannedTensor, shape_text
 
 
-def apply_plan(plan: LoadPlan, state: Mapping[str, Tensor], checkpoint: Readable) -> dict[str, Tensor]:
+def apply_plan(plan: LoadPlan, state: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The complete state that ``plan`` describes: the keys, shapes and dtypes of ``state``, so it loads strictly.
 
     Neither ``state`` nor the checkpoint is changed. Tensors that need no work are not copied: they share memory with
@@ -32,7 +33,7 @@ def apply_plan(plan: LoadPlan, state: Mapping[str, Tensor], checkpoint: Readable
     return {key: _filled(planned[key], tensor, checkpoint) for key, tensor in state.items()}
 
 
-def _filled(planned: PlannedTensor, initial: Tensor, checkpoint: Readable) -> Tensor:
+def _filled(planned: PlannedTensor, initial: Tensor, checkpoint: Checkpoint) -> Tensor:
     """One tensor of the new state."""
     if tuple(initial.shape) != planned.shape:
         shapes = f"{shape_text(tuple(initial.shape))} and not {shape_text(planned.shape)}"

@@ -13,14 +13,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from models.weights.containers import Checkpoint
 from models.weights.keymaps import KeyMap
-from models.weights.plan import Readable
 
 _CAFFE = "its ResNet strides in the 1x1 convolutions (Caffe style), ours in the 3x3"
 _BGR = "it was trained on BGR images without scaling (0..255), ours are RGB and normalised"
 
 
-def contract_problems(model: nn.Module | Mapping[str, Tensor], checkpoint: Readable, key_map: KeyMap) -> list[str]:
+def contract_problems(model: nn.Module | Mapping[str, Tensor], checkpoint: Checkpoint, key_map: KeyMap) -> list[str]:
     """Why the checkpoint's numbers mean something else in this model, though they fit; empty where nothing is known."""
     said = _text(checkpoint.metadata)
     problems = []

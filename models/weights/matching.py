@@ -97,16 +97,18 @@ def _offers(
     strays: dict[str, str] = {}
     namer = key_map.namer(names, shapes)
     for name, tensor in names.items():
-        target, rename = namer(name)
+        targets, rename = namer(name)
         if rename is None:
             strays[tensor.key] = f"the key map {key_map.name} knows no such name"
-        elif target is None:
+            continue
+        if not targets:
             strays[tensor.key] = rename.reason
-        elif target not in shapes:
-            strays[tensor.key] = f"the model has no {target}"
-        else:
-            shape = tensor.shape[::-1] if rename.transpose else tensor.shape
-            offers.setdefault(target, []).append(Offer(tensor.key, shape, rename.transpose, rename.rows))
+        shape = tensor.shape[::-1] if rename.transpose else tensor.shape
+        for target in targets:
+            if target in shapes:
+                offers.setdefault(target, []).append(Offer(tensor.key, shape, rename.transpose, rename.rows))
+            else:
+                strays[tensor.key] = f"the model has no {target}"
     return offers, strays
 
 

@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
-
-from torch import Tensor
+from typing import Any, Literal, Self
 
 from models.weights.rows import Run
 from models.zoo.detector import Part
 
 Action = Literal["copied", "rows", "skipped"]
 Shape = tuple[int, ...]
-
-
-class Readable(Protocol):
-    """An opened checkpoint of any container, as :class:`models.weights.containers.Checkpoint` is one."""
-
-    @property
-    def path(self) -> Path:
-        """Where the file is; a plan keeps its name alone."""
-
-    @property
-    def container(self) -> str:
-        """The kind of file."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Every tensor by its key."""
-
-    @property
-    def classes(self) -> Sequence[str] | None:
-        """Class names in label order, with or without a background; None where the file has none."""
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What else the file says: epoch, metrics, configuration."""
 
 
 @dataclass(frozen=True)

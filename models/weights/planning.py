@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.errors import WeightsError
 from models.weights.classes import shared_classes, without_background
+from models.weights.containers import Checkpoint
 from models.weights.contracts import contract_problems
 from models.weights.keymaps import KeyMap
 from models.weights.matching import Named, Offer, Target, choose_key_map, class_counts, renamed_keys
@@ -17,7 +18,6 @@ from models.weights.plan import (
     Coverage,
     LoadPlan,
     PlannedTensor,
-    Readable,
     Shape,
     UnusedTensor,
     shape_text,
@@ -58,7 +58,7 @@ def plan_load(
     model: nn.Module | Mapping[str, Tensor],
     detector: Detector,
     classes: Sequence[str],
-    checkpoint: Readable,
+    checkpoint: Checkpoint,
     rules: LoadRules | None = None,
 ) -> LoadPlan:
     """Plan how ``checkpoint`` moves into ``model``; nothing is written and no tensor of the model is read.
@@ -94,7 +94,7 @@ def plan_load(
         classes=match.match(),
         coverage=_coverage(tensors),
         tensors=tensors,
-        unused=_unused(tensors, offers, strays, checkpoint),
+        unused=_unused(tensors, strays, checkpoint),
         renamed=sum(tensor.action != "skipped" and tensor.source != tensor.key for tensor in tensors),
         notes=(*notes, *(f"forced: {problem}" for problem in problems)),
     )
@@ -106,7 +106,7 @@ def is_counter(key: str) -> bool:
 
 
 def _known_classes(
-    checkpoint: Readable, key_map: KeyMap, counts: set[int], classes: int
+    checkpoint: Checkpoint, key_map: KeyMap, counts: set[int], classes: int
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """The checkpoint's class names: its own, or the published list of its framework where the count of rows fits.
 
@@ -227,13 +227,13 @@ def _problems(
 
 
 def _unused(
-    tensors: Sequence[PlannedTensor], offers: Mapping[str, Offer], strays: Mapping[str, str], checkpoint: Readable
+    tensors: Sequence[PlannedTensor], strays: Mapping[str, str], checkpoint: Checkpoint
 ) -> tuple[UnusedTensor, ...]:
     """Every tensor of the checkpoint that goes nowhere, in its order."""
+    used = {tensor.source for tensor in tensors if tensor.action != "skipped"}
     reasons = dict(strays)
-    planned = {tensor.key: tensor for tensor in tensors}
-    for key, offer in offers.items():
-        if planned[key].action == "skipped":
-            reasons[offer.key] = f"{key} is skipped, {planned[key].reason}"
-    shapes = {key: tuple(tensor.shape) for key, tensor in checkpoint.tensors.items()}
-    return tuple(UnusedTensor(key, shape, reasons[key]) for key, shape in shapes.items() if key in reasons)
+    for tensor in tensors:
+        if tensor.source is not None and tensor.source not in used:
+            reasons[tensor.source] = f"{tensor.key} is skipped, {tensor.reason}"
+    stay = {key: tensor for key, tensor in checkpoint.tensors.items() if key in reasons}
+    return tuple(UnusedTensor(key, tuple(tensor.shape), reasons[key]) for key, tensor in stay.items())

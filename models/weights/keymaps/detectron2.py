@@ -47,6 +47,14 @@ _PYRAMID = tuple(
     for first in (2, 3)
     for level in range(first, 6)
 )
+
+
+def _for_each_mask_head(pattern: str, module: str, rest: str, rows: SourceRows | None = None) -> Rename:
+    """A mask tensor: a cascade has one mask head there and three here, which then agree as one."""
+    cascade = tuple(f"roi_heads.{module}{stage}.{rest}" for stage in range(3))
+    return Rename(rf"roi_heads\.mask_head\.{pattern}", f"roi_heads.{module}{rest}", also=cascade, rows=rows)
+
+
 _RCNN = (
     Rename(rf"proposal_generator\.rpn_head\.conv\.{_WB}", r"rpn.head.conv.0.0.\1"),
     Rename(rf"proposal_generator\.rpn_head\.objectness_logits\.{_WB}", r"rpn.head.cls_logits.\1"),
@@ -63,12 +71,9 @@ _RCNN = (
         r"roi_heads.box_predictor.\1bbox_pred.\2",
         rows=_NONE,
     ),
-    *(
-        Rename(rf"roi_heads\.mask_head\.mask_fcn{number}\.{_WB}", rf"roi_heads.mask_head.{number - 1}.0.\1")
-        for number in range(1, 5)
-    ),
-    Rename(rf"roi_heads\.mask_head\.deconv\.{_WB}", r"roi_heads.mask_predictor.conv5_mask.\1"),
-    Rename(rf"roi_heads\.mask_head\.predictor\.{_WB}", r"roi_heads.mask_predictor.mask_fcn_logits.\1", rows=_NONE),
+    *(_for_each_mask_head(rf"mask_fcn{number}\.{_WB}", "mask_head.", rf"{number - 1}.0.\1") for number in range(1, 5)),
+    _for_each_mask_head(rf"deconv\.{_WB}", "mask_predictor.", r"conv5_mask.\1"),
+    _for_each_mask_head(rf"predictor\.{_WB}", "mask_predictor.", r"mask_fcn_logits.\1", _NONE),
 )
 _RETINANET = (
     Rename(rf"backbone\.top_block\.(p[67])\.{_WB}", r"backbone.fpn.extra_blocks.\1.\2"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from models.weights.rows import SourceRows
 
-Namer = Callable[[str], "tuple[str | None, Rename | None]"]
+Namer = Callable[[str], "tuple[list[str], Rename | None]"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Rename:
     Attributes:
         pattern: full match on the checkpoint's key.
         to: our key, with ``\1`` for groups; None: the tensor is known and not needed, and ``reason`` says why.
+        also: further places that take the same tensor, where the model has them.
         transpose: a Linear weight stored as [in, out].
         rows: how the rows of a head are laid out, where that differs from ours.
         beside: the line holds only for checkpoints that also have a key which this matches fully.
@@ -26,6 +27,7 @@ class Rename:
 
     pattern: str
     to: str | None
+    also: tuple[str, ...] = ()
     transpose: bool = False
     rows: SourceRows | None = None
     beside: str = ""
@@ -62,8 +64,8 @@ class KeyMap:
             model_keys: all keys of the model.
 
         Returns:
-            A function from a checkpoint's key to our name and the line that gave it; ``(None, None)`` where no line
-            matches.
+            A function from a checkpoint's key to our names for it and the line that gave them: those that the model
+            has, else what the first matching line says; ``([], None)`` where no line matches.
         """
         lines = [line for line in self.renames if not line.beside or _any_matches(line.beside, keys)]
         compiled = [(re.compile(line.pattern), line) for line in lines]
@@ -78,18 +80,19 @@ def _any_matches(pattern: str, keys: Collection[str]) -> bool:
 
 def _first_hit(
     key: str, lines: Sequence[tuple[re.Pattern[str], Rename]], model_keys: Collection[str]
-) -> tuple[str | None, Rename | None]:
-    """The first line whose target the model has, else the first that matches at all."""
-    first: tuple[str | None, Rename | None] = (None, None)
+) -> tuple[list[str], Rename | None]:
+    """The first line with a target that the model has, else the first that matches at all."""
+    first: tuple[list[str], Rename | None] = ([], None)
     for pattern, line in lines:
         match = pattern.fullmatch(key)
         if match is None:
             continue
-        target = match.expand(line.to) if line.to is not None else None
-        if target in model_keys:
-            return target, line
+        targets = [match.expand(to) for to in (line.to, *line.also) if to is not None]
+        present = [target for target in targets if target in model_keys]
+        if present:
+            return present, line
         if first[1] is None:
-            first = target, line
+            first = targets[:1], line
     return first
 
 
@@ -115,9 +118,3 @@ def vgg_stages(name: Callable[[int, int], str], weight: str = "weight", bias: st
         for number, target in enumerate(convolutions):
             yield Rename(name(block, number) + weight, f"{target}.weight")
             yield Rename(name(block, number) + bias, f"{target}.bias")
-
-
-def norm_renames(pattern: str, to: str, names: Mapping[str, str]) -> Iterator[Rename]:
-    """A batch norm's tensors: ``pattern`` and ``to`` without the tensor's own name, ``names`` theirs -> ours."""
-    for theirs, ours in names.items():
-        yield Rename(pattern + theirs, to + ours)
