@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -66,20 +66,26 @@ def find_coco(root: Path, split: str | None) -> list[Path]:
     return found
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The three lists of a COCO file and what else is in it; DatasetError if it is no such file."""
+    try:
+        data: dict[str, Any] = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise DatasetError(f"{path}: not JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise DatasetError(f"{path}: not a COCO dataset: it has no list {key!r}")
+    return data
+
+
 class _Source:
     """One COCO file."""
 
     def __init__(self, path: Path, prefix: str, log: ConversionLog) -> None:
         self.path, self.prefix, self.log = path, prefix, log
-        try:
-            self.data = orjson.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-        except OSError as error:
-            raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-        except orjson.JSONDecodeError as error:
-            raise DatasetError(f"{path}: not JSON: {error}") from error
-        for key in ("images", "annotations", "categories"):
-            if not isinstance(self.data, dict) or not isinstance(self.data.get(key), list):
-                raise DatasetError(f"{path}: not a COCO dataset: it has no list {key!r}")
+        self.data = read_json(path)
 
     def categories(self) -> list[dict[str, Any]]:
         for category in self.data["categories"]:
@@ -187,7 +193,7 @@ def _rle(value: Mapping[str, Any], width: int, height: int) -> Rle:
 def _box(value: Any, segmentation: Polygons | Rle | None) -> Box:
     if value is None and segmentation is not None:
         return segmentation_box(segmentation)
-    if not isinstance(value, Sequence) or len(value) != 4:
+    if not isinstance(value, list) or len(value) != 4:
         raise ValueError(f"bbox is {value!r}, not four numbers")
     left, top, width, height = map(float, value)
     if not all(abs(number) < 1e9 for number in (left, top, width, height)):

@@ -79,10 +79,10 @@ def _not_empty(found: list[str], folder: Path) -> list[str]:
 
 
 def _walk(folder: Path, suffix: str) -> list[str]:
-    """Files under ``folder`` by suffix, sorted; symlinked folders are not entered, so loops end."""
+    """What lies under ``folder`` with that suffix, sorted; linked folders are not entered, so loops end."""
     found = []
     for parent, folders, files in os.walk(folder):
-        folders.sort()
+        files += [name for name in folders if name.lower().endswith(".xml")]  # to be told of, not to vanish
         found += [os.path.join(parent, name) for name in files if name.lower().endswith(suffix)]  # noqa: PTH118 (hot)
     return sorted(found)
 

@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import orjson
+import pytest
+from helpers_converters import photo, real, voc_object, voc_xml, write_voc
+
+import converters
+from converters import FORMATS, AnnotationError, ConversionLog, DatasetError, convert, merge_coco
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    root = tmp_path / "set"
+    for number in range(40):
+        label = "rare" if number == 39 else ("cat", "dog")[number % 2]
+        write_voc(root / "Annotations", f"{number:02}", voc_xml(voc_object(label), filename=f"{number:02}.jpg"))
+        photo(root / "JPEGImages" / f"{number:02}.jpg")
+    sets = root / "ImageSets" / "Main"
+    sets.mkdir(parents=True)
+    (sets / "train.txt").write_text("".join(f"{number:02}\n" for number in range(30)))
+    (sets / "val.txt").write_text("".join(f"{number:02}\n" for number in range(30, 40)))
+    return root
+
+
+def names(coco: dict) -> list[str]:  # type: ignore[type-arg]
+    return [category["name"] for category in coco["categories"]]
+
+
+def test_all_of_it_is_one_split(devkit: Path) -> None:
+    result = convert("voc", devkit)
+
+    assert list(result.splits) == ["all"]
+    assert len(result.splits["all"]["images"]) == 40
+    assert result.image_root == devkit / "JPEGImages"
+
+
+def test_every_split_has_the_same_categories(devkit: Path) -> None:
+    result = convert("voc", devkit, {"train": "train", "val": "val"})
+
+    assert [len(coco["images"]) for coco in result.splits.values()] == [30, 10]
+    assert result.splits["train"]["categories"] == result.splits["val"]["categories"]
+    assert names(result.splits["train"]) == ["cat", "dog", "rare"]  # rare is in val alone
+
+
+def test_shares_divide_by_name(devkit: Path) -> None:
+    result = convert("voc", devkit, {"train": 0.5, "val": 0.5})
+    train, val = ({image["file_name"] for image in coco["images"]} for coco in result.splits.values())
+
+    assert train | val == {f"{number:02}.jpg" for number in range(40)}
+    assert not train & val
+    assert 10 < len(train) < 30
+
+
+def test_given_categories_are_the_order_and_the_rest_is_counted(devkit: Path) -> None:
+    result = convert("voc", devkit, categories=["dog", "cat"])
+
+    assert names(result.splits["all"]) == ["dog", "cat"]
+    assert result.log.dropped == {"class 'rare' is not among the categories": 1}
+
+
+def test_coco_keeps_its_order_and_can_be_subset(devkit: Path, tmp_path: Path) -> None:
+    converters.write_coco(convert("voc", devkit, categories=["rare", "dog", "cat"]).splits["all"], tmp_path / "in.json")
+
+    assert names(convert("coco", tmp_path / "in.json").splits["all"]) == ["rare", "dog", "cat"]
+    subset = convert("coco", tmp_path / "in.json", categories=["cat"])
+    assert len(subset.splits["all"]["annotations"]) == 20
+    assert subset.log.dropped.total() == 20
+
+
+def test_processes_write_the_same_bytes(devkit: Path) -> None:
+    splits = {"train": "train", "val": "val"}
+    one, two = (convert("voc", devkit, splits, jobs=jobs) for jobs in (1, 2))
+
+    assert orjson.dumps(one.splits) == orjson.dumps(two.splits)
+    assert one.log.notes == two.log.notes
+
+
+def test_shards_merge_to_the_same_bytes(devkit: Path) -> None:
+    parts = [convert("voc", devkit, shard=(i, 3)).splits["all"] for i in range(3)]
+
+    assert orjson.dumps(merge_coco(parts)) == orjson.dumps(convert("voc", devkit).splits["all"])
+
+
+def test_errors_come_back_from_the_processes(devkit: Path) -> None:
+    (devkit / "Annotations" / "20.xml").write_text("<annotation>")
+    with pytest.raises(AnnotationError, match=r"20\.xml:1: not XML"):
+        convert("voc", devkit, jobs=2)
+    log = ConversionLog(skip_bad=True)
+    result = convert("voc", devkit, jobs=2, log=log)
+
+    assert len(result.splits["all"]["images"]) == 39
+    assert [Path(error.file).name for error in log.bad_files] == ["20.xml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"format": "vco"}, "no format 'vco' (did you mean 'voc'?)"),
+        ({"options": {"corner": "edges"}}, "voc has no option 'corner' (did you mean 'corners'?)"),
+        ({"options": {"corners": "zero"}}, "corners is 'zero', not one of auto, devkit, edges"),
+        ({"splits": {"train": 0.5}}, "add up to 0.5"),
+        ({"splits": {"train": 0.5, "val": "val"}}, "mix shares with selectors"),
+        ({"splits": {"train": "tarin"}}, "no split 'tarin'"),
+        ({"images": Path("nowhere")}, "nowhere is not a folder"),
+        ({"root": Path("nowhere")}, "nowhere is not a folder"),
+    ],
+)
+def test_what_users_get_wrong_is_said(devkit: Path, arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        convert(**{"format": "voc", "root": devkit, **arguments})  # type: ignore[arg-type]
+    assert says in str(caught.value)
+
+
+def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no \*\.xml file in"):
+        convert("voc", tmp_path)
+    write_voc(tmp_path, "a", "")
+    with pytest.raises(DatasetError, match=r"no images in split 'all' of .*; 1 files could not be read"):
+        convert("voc", tmp_path, log=ConversionLog(skip_bad=True))
+
+
+def test_every_reader_is_documented_option_by_option() -> None:
+    for format_ in FORMATS.values():
+        documented = (format_.read.__doc__ or "").partition("Args:")[2]
+        assert [name for name in format_.options if f" {name}: " not in documented] == []
+
+
+def test_a_split_without_its_share_of_images_is_noted() -> None:
+    result = convert("voc", real("voc_fridge_mini"), {"train": 0.999999, "val": 0.000001})
+
+    assert len(result.splits["val"]["images"]) == 0
+    assert result.splits["val"]["annotations"] == []
+    assert result.log.notes["split without images: too few for its share"] == 1
+
+
+def test_the_public_names_are_what_is_listed() -> None:
+    assert sorted(converters.__all__) == sorted(set(converters.__all__))
+    assert all(hasattr(converters, name) for name in converters.__all__)
