@@ -40,13 +40,14 @@ def _check_convention(draft: Draft) -> None:
     """Corners instead of sizes, fractions instead of pixels: then no other rule about boxes means a thing."""
     boxes, canvas = draft.boxes(), draft.canvas()
     good = ~np.isnan(boxes[:, 0]) & ~np.isnan(canvas[:, 0])
-    boxes, canvas = boxes[good], canvas[good]
+    boxes, canvas, example = boxes[good], canvas[good], int(good.argmax())
     if not len(boxes):
         return
     fractions = bool((np.abs(boxes) <= 1).all()) and bool((canvas > 1).all())
     if fractions and (len(boxes) >= _ENOUGH or bool((boxes % 1 != 0).any())):
         draft.boxes_mean_something = False
-        draft.hit("bbox-normalised", message=f"all {len(boxes)} boxes lie between 0 and 1", value=boxes[0].tolist())
+        message = f"all {len(boxes)} boxes lie between 0 and 1"
+        draft.hit("bbox-normalised", message=message, value=boxes[0].tolist(), example=example)
         return
     beyond = (boxes[:, :2] + boxes[:, 2:] > canvas + 1).any(axis=1)
     corners = (boxes[:, 2:] <= canvas + 1).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -54,7 +55,8 @@ def _check_convention(draft: Draft) -> None:
     if len(boxes) >= _ENOUGH and corners.mean() >= 0.9 and (beyond & corners).mean() >= 0.25:
         draft.boxes_mean_something = False
         share = f"{(beyond & corners).mean():.0%} leave the image as [x, y, w, h], {corners.mean():.0%} fit as corners"
-        draft.hit("bbox-xyxy", message=f"the boxes look like [x1, y1, x2, y2]: {share}", value=boxes[0].tolist())
+        message = f"the boxes look like [x1, y1, x2, y2]: {share}"
+        draft.hit("bbox-xyxy", message=message, value=boxes[0].tolist(), example=example)
 
 
 def _check_degenerate(draft: Draft) -> None:
@@ -161,16 +163,21 @@ def _check_against_images(draft: Draft, boxes: Floats, rows: Rows, limits: Limit
         images = len(np.unique(rows[whole]))
         if images >= max(3, limits.whole_image_share * len(draft.images)):
             draft.hit(
-                "bbox-whole-image", message=f"in {images} images a box covers 99 % and more", value=int(whole.sum())
+                "bbox-whole-image",
+                message=f"in {images} images a box covers 99 % and more",
+                value=int(whole.sum()),
+                example=int(whole.argmax()),
             )
         short, long = canvas.min(axis=1), canvas.max(axis=1)
         scale = np.minimum(limits.resize[0] / short, limits.resize[1] / long)
         lost = (boxes[:, 2:].min(axis=1) * scale < limits.stride) & (boxes[:, 2:] > 0).all(axis=1)
     if lost.any():
         message = (
-            f"resized to {limits.resize[0]}x{limits.resize[1]}, boxes are under {limits.stride} pixels wide or high"
+            f"resized to {limits.resize[0]}x{limits.resize[1]}, boxes are under {limits.stride:g} pixels wide or high"
         )
-        draft.hit("bbox-below-stride", message=message, value=f"{int(lost.sum())} of {len(boxes)}")
+        draft.hit(
+            "bbox-below-stride", message=message, value=f"{int(lost.sum())} of {len(boxes)}", example=int(lost.argmax())
+        )
 
 
 def tidy(values: Any) -> list[float]:

@@ -144,6 +144,7 @@ class Draft:
         kind: str = "",
         other: str = "",
         row: int | None = None,
+        example: int = -1,
     ) -> str:
         """Report a finding and do what the policy says; return off, reported, fixed or dropped.
 
@@ -157,6 +158,7 @@ class Draft:
             kind: images, annotations or categories, where the rule does not say.
             other: a second file that is concerned.
             row: the index of the annotation's image, where the caller knows it.
+            example: the annotation that shows what is wrong with a whole split.
         """
         policy = self.ledger.policy[rule]
         if policy == "off":
@@ -167,7 +169,7 @@ class Draft:
         if index >= 0 and index in self.dropped[kind]:
             return "dropped"
         action = self._repair(rule, policy, kind, index, repair)
-        self._record(rule, kind, index, message, value, action, other, row)
+        self._record(rule, kind, index, message, value, action, other, row, example)
         return action
 
     def _repair(self, rule: str, policy: str, kind: str, index: int, repair: Repair) -> str:
@@ -185,8 +187,18 @@ class Draft:
         return "fixed"
 
     def _record(
-        self, rule: str, kind: str, index: int, message: str, value: Any, action: str, other: str, row: int | None
+        self,
+        rule: str,
+        kind: str,
+        index: int,
+        message: str,
+        value: Any,
+        action: str,
+        other: str,
+        row: int | None,
+        example: int,
     ) -> None:
+        """Count a finding, and keep it while its rule has few."""
         severity = self.ledger.severity(rule)
         self.ledger.counts[rule, severity if action == "reported" else action] += 1
         kept = self.ledger.problems[rule]
@@ -194,6 +206,8 @@ class Draft:
             return
         entry = self.lists[kind][index] if index >= 0 else {}
         image, box = self._place(kind, index, entry, row)
+        if example >= 0:
+            image, box = self._place("annotations", example, self.annotations[example], None)
         kept.append(
             Problem(
                 rule=rule,

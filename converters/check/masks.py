@@ -170,4 +170,5 @@ def box_iou(a: Sequence[float], b: Sequence[float]) -> float:
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if not (w > 0 and h > 0):
         return 0.0
-    return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
+    share = w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
+    return share if share > 0 else 0.0  # min() and max() let NaN through or not, by its place

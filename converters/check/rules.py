@@ -150,7 +150,7 @@ _DUPLICATES = _table(
 )
 _BOXES = _table(
     "annotation",
-    ("bbox-invalid", "error", "drop", "bbox is not four finite numbers", "write [x, y, width, height] in pixels"),
+    ("bbox-invalid", "error", "drop", "a box that is not four finite numbers", "write [x, y, width, height] in pixels"),
     ("bbox-degenerate", "error", "fix", "a box without width or height", "reversed corners are sorted, others left out: torchvision stops at them"),
     ("bbox-off-image", "error", "drop", "a box wholly outside its image", "leave it out, or check which image it belongs to"),
     ("bbox-outside", "warning", "fix", "a box partly outside its image", "clip it to the image"),
@@ -193,13 +193,13 @@ _SEGMENTATION = _table(
 _AREA = _table(
     "annotation",
     ("area-missing", "error", "fix", "an annotation without area", "write it: COCOeval stops with a KeyError"),
-    ("area-invalid", "error", "fix", "area is not a positive number", "compute it again: several trainers drop the object in silence"),
+    ("area-invalid", "error", "fix", "an area that is not a positive number", "compute it again: several trainers drop the object in silence"),
     ("area-wrong", "warning", "fix", "area is more than 10 % off the true one", "compute it again: AP small, medium and large go by it"),
-    ("area-exceeds-box", "warning", "", "area is larger than the box", "check box and mask"),
+    ("area-exceeds-box", "warning", "", "an area larger than the box", "check box and mask"),
     ("iscrowd-missing", "error", "fix", "an annotation without iscrowd", "write 0: COCOeval stops with a KeyError"),
-    ("iscrowd-invalid", "error", "fix", "iscrowd is neither 0 nor 1", "write 0 or 1"),
+    ("iscrowd-invalid", "error", "fix", "an iscrowd that is neither 0 nor 1", "write 0 or 1"),
     ("crowd-polygons", "warning", "fix", "a crowd drawn with polygons", "encode it as run lengths: trainers replace its polygons by zeros"),
-    ("ignore-set", "warning", "?fix", "ignore is set", "COCOeval overwrites it, trainers drop the object: mark it iscrowd instead"),
+    ("ignore-set", "warning", "?fix", "an object marked ignore", "COCOeval overwrites it, trainers drop the object: mark it iscrowd instead"),
 ) + _table(
     "split",
     ("crowd-many", "warning", "", "every fifth object or more is a crowd", "crowds are neither trained on nor evaluated: an object of several parts is none"),

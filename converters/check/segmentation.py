@@ -41,9 +41,9 @@ def check_segmentations(draft: Draft, limits: Limits) -> Masks:
             covered = check_rle(draft, index, int(rows[index]), canvas[index])
             if covered is not None:
                 masks[id(draft.annotations[index])] = covered
-        elif value is not None and value != [] and not _usable(value, limits.coordinate):
+        elif value is not None and value != [] and not is_drawable(value, limits.coordinate):
             _check_form(draft, index, value, limits, int(rows[index]))
-            if not _usable(draft.annotations[index].get("segmentation"), limits.coordinate):
+            if not is_drawable(draft.annotations[index].get("segmentation"), limits.coordinate):
                 unusable.add(id(draft.annotations[index]))
     draft.settle()
     _check_rings(draft, unusable, limits)
@@ -54,8 +54,8 @@ def check_segmentations(draft: Draft, limits: Limits) -> Masks:
     return result
 
 
-def _usable(value: Any, limit: float) -> bool:
-    """Whether a segmentation is a list of rings that can be measured."""
+def is_drawable(value: Any, limit: float) -> bool:
+    """Whether a segmentation is a list of rings that can be measured, no coordinate beyond ``limit`` pixels."""
     if not isinstance(value, list | tuple) or not set(map(type, value)) <= {list, tuple}:
         return False
     if not all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in value):
