@@ -222,7 +222,8 @@ def _problems() -> dict[str, Any]:
 
 
 def _history(rng: Random, steps: int = 900, every: int = 90) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = [{"event": "start", "steps": steps}]
+    derived = {"learning_rate": "0.02 as given", "warmup": "one epoch, at most 500 steps"}
+    events: list[dict[str, Any]] = [{"event": "start", "steps": steps, "device": "cpu", "derivations": derived}]
     for step in range(1, steps + 1):
         trend = 1.1 + 7.5 * math.exp(-step / 130)
         parts = {

@@ -90,24 +90,29 @@ def picture(matched: Matched, images: Path, score: float, identity: str) -> Pict
 def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, float], scale: float) -> Markup:
     listed = ", ".join(f"{mark.label} ({mark.state})" for mark in marks[:MOST_BOXES]) or "nothing"
     head = Markup('<svg viewBox="0 0 {:g} {:.1f}" role="img" aria-label="{}: {}">').format(*size, said, listed)
-    large_first = sorted(marks[:MOST_BOXES], key=lambda mark: -mark.box[2] * mark.box[3])
-    drawn = Markup("").join(_mark(mark, size, scale) for mark in large_first)
-    return head + image + drawn + Markup("</svg>")
+    boxes = Markup("").join(_outline(mark, scale) for mark in marks[:MOST_BOXES])
+    tags = Markup("").join(_tag(mark, size, scale) for mark in marks[MOST_BOXES - 1 :: -1])  # the surest on top
+    return head + image + boxes + tags + Markup("</svg>")
 
 
-def _mark(mark: Mark, size: tuple[float, float], scale: float) -> Markup:
-    """A box with a dark halo, so that it shows on any picture, and its label above it or just inside."""
+def _outline(mark: Mark, scale: float) -> Markup:
+    """A box with a dark halo, so that it shows on any picture."""
     x, y, width, height = (value * scale for value in mark.box)
+    place = Markup('x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(x, y, max(width, 1), max(height, 1))
+    return Markup('<g class="mark {0}"><rect class="halo" {1}/><rect class="box" {1}/></g>').format(mark.state, place)
+
+
+def _tag(mark: Mark, size: tuple[float, float], scale: float) -> Markup:
+    """The label of a box: above it, or just inside where there is no room."""
+    x, y = mark.box[0] * scale, mark.box[1] * scale
     label = _clipped(mark.label, MOST_LETTERS + 5)
     wide = sum(4.2 if letter in "ijltf.I1 " else 10.6 if letter in "mwMW" else 7.2 for letter in label) + 9
     left = min(max(0.0, x - 1), max(0.0, size[0] - wide))
     top = y - 17 if y >= 17 else min(max(y, 0.0), size[1] - 17)
     return Markup(
-        '<g class="mark {0}"><rect class="halo" x="{1:.1f}" y="{2:.1f}" width="{3:.1f}" height="{4:.1f}"/>'
-        '<rect class="box" x="{1:.1f}" y="{2:.1f}" width="{3:.1f}" height="{4:.1f}"/>'
-        '<rect class="tag" x="{5:.1f}" y="{6:.1f}" width="{7:.1f}" height="17" rx="2"/>'
-        '<text x="{8:.1f}" y="{9:.1f}">{10}</text></g>'
-    ).format(mark.state, x, y, max(width, 1), max(height, 1), left, top, wide, left + 4, top + 12.5, label)
+        '<g class="mark {}"><rect class="tag" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="17" rx="2"/>'
+        '<text x="{:.1f}" y="{:.1f}">{}</text></g>'
+    ).format(mark.state, left, top, wide, left + 4, top + 12.5, label)
 
 
 def _clipped(text: str, most: int = MOST_LETTERS) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from models.report.inputs import Run
+from models.report.inputs import Run, without_paths
 from models.report.svg import Line, line_chart
 
 MOST_POINTS = 240  # of one curve; more are averaged, the screen has no more pixels
@@ -17,10 +17,11 @@ MOST_POINTS = 240  # of one curve; more are averaged, the screen has no more pix
 
 @dataclass(frozen=True)
 class Training:
-    """What the log tells: charts, and facts as (name, value)."""
+    """What the log tells: charts, facts as (name, value), and how the settings came about, likewise."""
 
     charts: Sequence[Markup]
     facts: Sequence[tuple[str, str]]
+    derivations: Sequence[tuple[str, str]]
 
 
 def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
@@ -33,7 +34,9 @@ def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
     if not steps and not evals:
         return None
     charts = [_loss_chart(steps), _eval_chart(evals), _parts_chart(steps), _rate_chart(steps)]
-    return Training([chart for chart in charts if chart], _facts(history, steps, evals))
+    derivations = (_start(history).get("derivations") or {}).items()
+    told = [(str(name).replace("_", " "), without_paths(str(reason))) for name, reason in derivations]
+    return Training([chart for chart in charts if chart], _facts(history, steps, evals), told)
 
 
 def comparison(runs: Sequence[Run]) -> list[Markup]:
@@ -106,18 +109,25 @@ def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
 def _facts(
     history: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
-    facts = []
+    start, facts = _start(history), []
     last = (steps or evals)[-1]
     facts.append(("Steps", f"{last['step']:,}"))
     if epoch := _number(last.get("epoch")):
-        facts.append(("Epochs", f"{epoch:g}"))
+        facts.append(("Epochs", f"{epoch:.3g}"))
     speed = [value for value in (_number(step.get("images_per_second")) for step in steps) if value]
     if speed:
         facts.append(("Images per second, median", f"{sorted(speed)[len(speed) // 2]:.3g}"))
+    if device := start.get("device"):
+        count = int(_number(start.get("processes")) or 1)
+        facts.append(("Device", str(device) if count == 1 else f"{count} of {device}"))
     starts = sum(event.get("event") == "start" for event in history)
     if starts > 1:
         facts.append(("Resumed", f"{starts - 1} time{'s' if starts > 2 else ''}"))
     return facts
+
+
+def _start(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((event for event in history if event.get("event") == "start"), {})
 
 
 def _latest(history: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
