@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.errors import WeightsError
 from models.weights.containers import Checkpoint
+from models.weights.darknet import with_names
 from models.weights.plan import LoadPlan, PlannedTensor, shape_text
 
 
@@ -26,6 +27,7 @@ def apply_plan(plan: LoadPlan, state: Mapping[str, Tensor], checkpoint: Checkpoi
     Raises:
         WeightsError: the plan was made for another model or another checkpoint.
     """
+    checkpoint = with_names(checkpoint)
     planned = {tensor.key: tensor for tensor in plan.tensors}
     if list(planned) != list(state):
         strange = sorted(planned.keys() ^ state.keys())[:3]

@@ -11,6 +11,7 @@ from models.errors import WeightsError
 from models.weights.classes import shared_classes, without_background
 from models.weights.containers import Checkpoint
 from models.weights.contracts import contract_problems
+from models.weights.darknet import with_names
 from models.weights.keymaps import KeyMap
 from models.weights.matching import Named, Offer, Target, choose_key_map, class_counts, renamed_keys
 from models.weights.plan import (
@@ -74,7 +75,7 @@ def plan_load(
         WeightsError: a rule matches nothing, two tensors want one place, or (unless ``rules.force``) nothing fits, the
             backbone is covered below ``rules.min_coverage``, or the checkpoint belongs to another architecture.
     """
-    rules = rules or LoadRules()
+    rules, checkpoint = rules or LoadRules(), with_names(checkpoint)
     state = model.state_dict() if isinstance(model, nn.Module) else model
     target = Target(detector, {key: tuple(tensor.shape) for key, tensor in state.items()}, tuple(classes))
     names = renamed_keys(checkpoint.tensors, rules.rename)

@@ -39,6 +39,7 @@ BACKBONE = KeyMap(
     title="a classifier's backbone (torchvision, timm)",
     signature=(),
     renames=(
+        Rename(r"(fc|classifier|head|last_linear)\..+", None, reason="the classifier of another task"),
         Rename(r"(.+)", r"backbone.body.\1"),
         Rename(r"features\.(.+)", r"backbone.body.\1"),
         *vgg_stages(lambda block, conv: rf"features\.{(0, 5, 10, 17, 24)[block] + 2 * conv}\."),
@@ -48,6 +49,5 @@ BACKBONE = KeyMap(
         *(Rename(rf"features\.{block}\.(.+)", rf"backbone.features.1.{block - 13}.\1") for block in (14, 15, 16)),
         Rename(r"features\.(.+)", r"backbone.features.0.\1"),
         Rename(r"(.+)", r"backbone.\1"),
-        Rename(r"(fc|classifier|head|last_linear)\..+", None, reason="the classifier of another task"),
     ),
 )
