@@ -387,6 +387,38 @@ def test_a_resumed_run_counts_its_later_steps_and_a_torn_line_is_forgiven(fresh:
         render(fresh, tmp_path / "report.html")
 
 
+def test_an_evaluation_before_the_first_step_is_the_first_point() -> None:
+    told = training_figures([{"event": "eval", "step": n, "metrics": {"bbox/AP": n / 10 + 0.1}} for n in (0, 3)])
+    assert told
+    assert "AP from 10 to 40" in told.charts[0]
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2's contrast ratio of two ``#rrggbb``."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_stands_out_in_both_colour_schemes(run: ReportInputs, tmp_path: Path) -> None:
+    """WCAG AA: 4.5 for text, 3 for the lines of charts."""
+    rendered(run, tmp_path)
+    schemes = re.findall(r":root \{([^}]*--ink[^}]*)\}", (tmp_path / "report.html").read_text())
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
+        for ground in ("paper", "card"):
+            for name in ("ink", "soft", "accent", "good", "warn", "bad"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+            for name in ("s1", "s2", "s3", "s4", "s5", "s6"):
+                assert contrast(colours[name], colours[ground]) >= 3, (name, ground)
+
+
 def test_a_large_matrix_keeps_the_most_confused_classes() -> None:
     size = 41
     matrix = [[0] * size for _ in range(size)]

@@ -132,7 +132,11 @@ def _start(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _latest(history: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
     """The last event of a kind for every step, in step order."""
-    found = {event["step"]: event for event in history if event.get("event") == kind and _number(event.get("step"))}
+    found = {
+        event["step"]: event
+        for event in history
+        if event.get("event") == kind and _number(event.get("step")) is not None
+    }
     return [found[step] for step in sorted(found)]
 
 
