@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers_check import dataset
+from helpers_check import dataset, picture
 from helpers_seeds import OPTIONS, SEEDS
+from pycocotools import mask as coco_mask
 
-from converters.check import RULES, CheckReport, find_problems, repair_policy
+from converters.check import RULES, CheckReport, find_problems, repair_policy, rules_table
+from converters.errors import DatasetError
 
 LIGHT = dict.fromkeys(("image-dark", "image-bright", "image-flat", "image-blurred"), "info")
 
@@ -75,3 +80,217 @@ def test_a_repair_never_touches_its_input_and_a_second_one_finds_nothing(rule: s
     assert second.repaired == {}
     if RULES[rule].repair and rule not in {"leak-near"}:
         assert first.repaired.get(rule), "the repair did nothing"
+
+
+def test_the_first_ten_errors_and_their_number_are_raised(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for annotation in splits["train"]["annotations"][:12]:
+        annotation["bbox"] = [1, 2, "x"]
+
+    with pytest.raises(DatasetError) as caught:
+        find_problems(splits).raise_for_errors()
+
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "12 errors in the dataset"
+    assert len(lines) == 12
+    assert lines[1] == (
+        "  bbox-invalid: train: train_0.jpg, annotation 10: a box that is not four finite numbers: [1, 2, 'x']. "
+        "write [x, y, width, height] in pixels"
+    )
+    assert lines[-1] == "  ... and 2 more"
+
+
+def test_counts_are_exact_where_examples_are_few(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for annotation in splits["train"]["annotations"]:
+        del annotation["area"]
+
+    report = find_problems(splits, policy={"area-missing": "fix"}, keep=4)
+
+    assert len(report.problems) == 4
+    assert report.counts == report.repaired == {"area-missing": 30}
+    assert len(report.changes) == 30
+    assert report.severities == {"error": 0, "warning": 0, "info": 0}
+    assert report.errors == ()
+
+
+def test_only_what_changed_is_new(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    splits["train"]["annotations"][3]["area"] = 5000
+
+    report = find_problems(splits, policy=repair_policy())
+
+    fixed = report.splits["train"]["annotations"]
+    assert report.splits["val"] is splits["val"]
+    assert fixed[3]["area"] == 11 * 10
+    assert [new is old for new, old in zip(fixed, splits["train"]["annotations"], strict=True)].count(False) == 1
+    assert report.changes[0]._asdict() == {
+        "rule": "area-wrong",
+        "split": "train",
+        "kind": "annotations",
+        "id": 13,
+        "before": {"area": 5000},
+        "after": {"area": 110},
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"bbox-tinny": "drop"}, r"no rule is called 'bbox-tinny'; did you mean 'bbox-tiny'\?"),
+        ({"bbox-tiny": "delete"}, "this rule takes error, warn, info, drop, off"),
+        ({"bbox-tiny": "fix"}, "this rule takes error, warn, info, drop, off"),
+        ({"split-empty": "drop"}, "this rule takes error, warn, info, off"),
+    ],
+)
+def test_a_policy_that_no_rule_has_is_refused_by_name(policy: dict[str, str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        find_problems({}, policy=policy)
+
+
+def test_a_policy_moves_the_severity(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    SEEDS["bbox-aspect"].breaks(splits, tmp_path)
+
+    assert find_problems(splits).severities == {"error": 0, "warning": 0, "info": 1}
+    assert find_problems(splits, policy={"bbox-aspect": "warn"}).severities["warning"] == 1
+    assert find_problems(splits, policy={"bbox-aspect": "error"}).errors[0].rule == "bbox-aspect"
+
+
+def test_dropping_an_image_takes_its_annotations_and_counts_against_the_budget(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    (tmp_path / "train_0.jpg").unlink()
+    (tmp_path / "train_1.jpg").unlink()
+
+    report = find_problems(splits, tmp_path, policy=repair_policy(), max_drop=0.1)
+
+    assert len(report.splits["train"]["images"]) == 4
+    assert {a["image_id"] for a in report.splits["train"]["annotations"]} == {3, 4, 5, 6}
+    assert [change.kind for change in report.changes] == ["images"] * 2 + ["annotations"] * 10
+    assert report.counts["drop-budget"] == 2  # of images, and of annotations
+    assert "drop-budget" not in find_problems(splits, tmp_path, policy=repair_policy(), max_drop=0.4).counts
+
+
+def test_reversed_corners_are_sorted_and_boxes_clipped(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for annotation, box in zip(
+        splits["train"]["annotations"], ([12, 12, -10, -8], [50, 40, 30.5, 20], [63.5, 4, 10, 8]), strict=False
+    ):
+        annotation.update(bbox=box, area=abs(box[2] * box[3]), segmentation=[])
+
+    report = find_problems(splits, policy=repair_policy(), max_drop=1)
+
+    fixed = report.splits["train"]["annotations"]
+    assert fixed[0]["bbox"] == [2, 4, 10, 8]
+    assert (fixed[1]["bbox"], fixed[1]["area"]) == ([50, 40, 14, 8], 112)
+    assert report.repaired == {"bbox-degenerate": 1, "bbox-outside": 2, "bbox-tiny": 1}
+    assert len(fixed) == 29
+
+
+def test_a_mask_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    annotation = splits["train"]["annotations"][0]
+    mask = np.zeros((64, 48), np.uint8, order="F")
+    mask[2:12, 4:12] = 1  # the box [2, 4, 10, 8] with x and y exchanged
+    rle = coco_mask.encode(mask)
+    annotation["segmentation"] = {"size": [64, 48], "counts": rle["counts"].decode()}
+
+    report = find_problems(splits, policy=repair_policy())
+
+    turned = report.splits["train"]["annotations"][0]["segmentation"]
+    assert report.repaired == {"rle-size": 1}
+    assert turned["size"] == [48, 64]
+    assert coco_mask.toBbox(turned).tolist() == [2, 4, 10, 8]
+
+
+def test_crowds_become_run_lengths_that_cover_the_same(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    splits["train"]["annotations"][0]["iscrowd"] = 1
+
+    report = find_problems(splits, policy=repair_policy())
+
+    fixed = report.splits["train"]["annotations"][0]
+    assert coco_mask.toBbox(fixed["segmentation"]).tolist() == [2, 4, 10, 8]
+    assert fixed["area"] == 80
+
+
+def test_pairs_of_near_duplicates_name_both_files(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    SEEDS["leak-near"].breaks(splits, tmp_path)
+
+    (problem,) = find_problems(splits, tmp_path, depth="pixels").problems
+
+    assert (problem.rule, problem.split, problem.file, problem.other) == (
+        "leak-near",
+        "train",
+        "train_0.jpg",
+        "val_0.jpg",
+    )
+    assert find_problems(splits, tmp_path, depth="header").counts == {}
+
+
+def test_a_leak_is_dropped_from_train_on_request(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    SEEDS["leak-bytes"].breaks(splits, tmp_path)
+
+    report = find_problems(splits, tmp_path, policy={"leak-bytes": "drop"}, max_drop=1)
+
+    assert "train_0.jpg" not in [image["file_name"] for image in report.splits["train"]["images"]]
+    assert report.splits["val"] is splits["val"]
+
+
+def test_a_missing_file_with_another_case_is_named(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    (tmp_path / "train_0.jpg").rename(tmp_path / "Train_0.JPG")
+
+    problem = find_problems(splits, tmp_path).problems[0]
+
+    assert (problem.rule, problem.message) == ("image-missing", "no such file, but there is Train_0.JPG")
+
+
+def test_threads_and_one_thread_agree_and_reports_survive_pickling(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for rule in ("image-truncated", "bbox-outside", "leak-bytes"):
+        SEEDS[rule].breaks(splits, tmp_path)
+
+    one = find_problems(splits, tmp_path, depth="pixels", jobs=1)
+    many = find_problems(splits, tmp_path, depth="pixels", jobs=4)
+
+    assert one == many
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert json.dumps(one.to_json()) == json.dumps(many.to_json())
+
+
+def test_each_split_can_have_its_own_folder(tmp_path: Path) -> None:
+    train, val = dataset(tmp_path / "a"), dataset(tmp_path / "b")
+    for at, image in enumerate(val["val"]["images"]):
+        picture(tmp_path / "b" / image["file_name"], 50 + at)
+        image["file_name"] = train["train"]["images"][at]["file_name"]
+        (tmp_path / "b" / f"val_{at}.jpg").rename(tmp_path / "b" / image["file_name"])
+    for path in [*(tmp_path / "a").glob("val_*"), *(tmp_path / "b").glob("train_[345]*")]:
+        path.unlink()
+
+    roots = {"train": tmp_path / "a", "val": tmp_path / "b"}
+    report = find_problems({"train": train["train"], "val": val["val"]}, roots)
+
+    assert report.counts == {}  # the same names, and other files
+
+
+def test_the_table_of_rules_in_the_documentation_is_the_table_of_rules() -> None:
+    page = Path(__file__).parents[1] / "docs" / "check.md"
+
+    assert rules_table() in page.read_text(encoding="utf-8")
+
+
+def test_no_size_and_no_link_makes_the_check_run_away(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "train_0.jpg").unlink()
+    (tmp_path / "train_0.jpg").symlink_to(tmp_path / "train_0.jpg")
+    (tmp_path / "train_1.jpg").unlink()
+    (tmp_path / "train_1.jpg").mkdir()
+    splits["train"]["images"][2]["file_name"] = "x" * 5000
+
+    report = find_problems(splits, tmp_path)
+
+    assert report.counts == {"image-missing": 2, "image-unreadable": 1, "image-unlisted": 1}

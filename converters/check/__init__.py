@@ -2,6 +2,7 @@
 
 from converters.check.finding import find_problems
 from converters.check.limits import Limits
+from converters.check.page import write_page
 from converters.check.report import Change, CheckReport, Problem
 from converters.check.rules import RULES, Rule, plain_policy, repair_policy, rules_table
 
@@ -16,4 +17,5 @@ __all__ = [
     "plain_policy",
     "repair_policy",
     "rules_table",
+    "write_page",
 ]

@@ -40,9 +40,9 @@ def _check_convention(draft: Draft) -> None:
     """Corners instead of sizes, fractions instead of pixels: then no other rule about boxes means a thing."""
     boxes, canvas = draft.boxes(), draft.canvas()
     good = ~np.isnan(boxes[:, 0]) & ~np.isnan(canvas[:, 0])
-    boxes, canvas, example = boxes[good], canvas[good], int(good.argmax())
-    if not len(boxes):
+    if not good.any():
         return
+    boxes, canvas, example = boxes[good], canvas[good], int(good.argmax())
     fractions = bool((np.abs(boxes) <= 1).all()) and bool((canvas > 1).all())
     if fractions and (len(boxes) >= _ENOUGH or bool((boxes % 1 != 0).any())):
         draft.boxes_mean_something = False

@@ -46,6 +46,10 @@ class Ledger:
         """Whether any of these rules looks at all."""
         return any(self.policy[rule] != "off" for rule in rules)
 
+    def room(self, rule: str) -> bool:
+        """Whether another example of a rule would be kept."""
+        return len(self.problems[rule]) < self.keep
+
     def severity(self, rule: str) -> str:
         """How bad a finding is: as the policy says, else as the rule says."""
         named = {"error": "error", "warn": "warning", "info": "info"}
@@ -201,14 +205,13 @@ class Draft:
         """Count a finding, and keep it while its rule has few."""
         severity = self.ledger.severity(rule)
         self.ledger.counts[rule, severity if action == "reported" else action] += 1
-        kept = self.ledger.problems[rule]
-        if len(kept) >= self.ledger.keep:
+        if not self.ledger.room(rule):
             return
         entry = self.lists[kind][index] if index >= 0 else {}
         image, box = self._place(kind, index, entry, row)
         if example >= 0:
             image, box = self._place("annotations", example, self.annotations[example], None)
-        kept.append(
+        self.ledger.problems[rule].append(
             Problem(
                 rule=rule,
                 severity=severity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def find_problems(
     max_drop: float = 0.01,
     keep: int = 100,
     limits: Limits | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Check the splits of a COCO dataset against every rule, and repair what the policy says.
 
@@ -57,6 +58,7 @@ def find_problems(
             error.
         keep: examples kept per rule; counts are exact.
         limits: thresholds of the rules.
+        progress: called with the number of image files looked at so far, and of all.
 
     Raises:
         DatasetError: the policy names an unknown rule, or a repair that the rule does not have.
@@ -71,7 +73,9 @@ def find_problems(
             check_ids(draft)
             categories.check_names(draft)
             check_names(draft)
-        looks = look_at({path for draft in drafts for path in paths_of(draft) if path is not None}, depth, jobs)
+        looks = look_at(
+            {path for draft in drafts for path in paths_of(draft) if path is not None}, depth, jobs, progress
+        )
         for draft in drafts:
             _check_one(draft, looks, limits)
         if len(drafts) == len(loaded):

@@ -33,7 +33,11 @@ def paths_of(draft: Draft) -> list[Path | None]:
     """The file of each image; None without an image folder or a name that is safe to open."""
     if draft.root is None:
         return [None] * len(draft.images)
-    return [None if unsafe(name) else draft.root / name for name in draft.column("images", "file_name")]
+    return [_below(draft.root, name) for name in draft.column("images", "file_name")]
+
+
+def _below(root: Path, name: Any) -> Path | None:
+    return None if unsafe(name) else root / name
 
 
 def check_images(draft: Draft, looks: Mapping[Path, Look], limits: Limits) -> None:
@@ -63,7 +67,22 @@ def _report_broken(draft: Draft, row: int, look: Look) -> None:
     if look.kind == "huge":
         draft.hit("image-huge", row, look.error)
     else:
-        draft.hit(f"image-{look.kind}", row, look.error, repair=DROP)
+        message = look.error
+        if look.kind == "missing" and (alike := _alike(draft, row)):
+            message += f", but there is {alike}"
+        draft.hit(f"image-{look.kind}", row, message, repair=DROP)
+
+
+def _alike(draft: Draft, row: int) -> str:
+    """A file in the same folder whose name differs only in case or extension; empty where there is none."""
+    wanted = _below(draft.root, draft.images[row].get("file_name")) if draft.root is not None else None
+    if wanted is None or not draft.ledger.room("image-missing"):
+        return ""
+    try:
+        names = sorted(path.name for path in wanted.parent.iterdir())
+    except (OSError, ValueError):
+        return ""
+    return next((name for name in names if Path(name).stem.casefold() == wanted.stem.casefold()), "")
 
 
 def _check_stated(draft: Draft, row: int, look: Look | None, limits: Limits) -> None:

@@ -14,6 +14,7 @@ from converters.check.pictures import pictures_of
 from converters.check.report import CheckReport
 from converters.check.rules import RULES, SEVERITIES
 from converters.check.statistics import ASPECTS, OBJECTS, SIDES, Statistics
+from converters.files import write_whole
 
 _MOST_CLASSES = 60  # bars of the class chart
 _COLOURS = 6  # that the page has for splits
@@ -51,12 +52,8 @@ def write_page(
         images: the image folders, as given to the check; without them there are no pictures.
         title: the heading.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(render_page(report, images, title), encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    text = render_page(report, images, title).encode("utf-8", "backslashreplace")
+    write_whole(path, lambda file: file.write(text))
 
 
 def render_page(

@@ -9,7 +9,7 @@ import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +56,24 @@ class Thumbnail:
     edges: float  # variance of the Laplacian
 
 
-def look_at(paths: Iterable[Path], depth: Depth = "header", jobs: int = 1) -> dict[Path, Look]:
-    """Return a look at each file; ``jobs`` at once, 0 for one a core."""
+def look_at(
+    paths: Iterable[Path],
+    depth: Depth = "header",
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, Look]:
+    """Return a look at each file; ``jobs`` at once, 0 for one a core; ``progress`` hears how many of how many."""
     unique = sorted(set(paths))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks about odd files become problems here
-        if jobs == 1:
-            return {path: look(path, depth) for path in unique}
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-            return dict(zip(unique, pool.map(lambda path: look(path, depth), unique, chunksize=16), strict=True))
+            each = map if jobs == 1 else pool.map
+            looks = {}
+            for path, seen in zip(unique, each(lambda path: look(path, depth), unique), strict=True):
+                looks[path] = seen
+                if progress is not None:
+                    progress(len(looks), len(unique))
+            return looks
 
 
 def look(path: Path, depth: Depth = "header") -> Look:
