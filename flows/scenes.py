@@ -124,7 +124,7 @@ def draw_scene(rng: Random, classes: Sequence[str], size: tuple[int, int]) -> tu
         (size[1] * math.exp(rng.uniform(math.log(0.13), math.log(0.62))) for _ in range(count)), reverse=True
     )
     for height in heights:  # the big ones first, so that they do not bury the small ones
-        _place(canvas, placed, rng, rng.choice(list(classes)), height)
+        place(canvas, placed, rng, rng.choice(list(classes)), height)
     grain = np.random.default_rng(rng.getrandbits(64)).standard_normal((size[1], size[0], 1), dtype=np.float32)
     pixels = np.clip((canvas + 0.012 * grain) * 255 + 0.5, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels), visible(placed)
@@ -150,7 +150,7 @@ def visible(placed: Sequence[Placed]) -> list[Drawn]:
     return drawn
 
 
-def _place(canvas: Canvas, placed: list[Placed], rng: Random, name: str, height: float) -> None:
+def place(canvas: Canvas, placed: list[Placed], rng: Random, name: str, height: float) -> None:
     """Paint one object where it leaves enough of the others visible; where there is no such place, leave it out."""
     free = name in {"kite", "rocket", "fish"}
     lean = rng.uniform(-45, 45) if free else rng.gauss(0, 7)

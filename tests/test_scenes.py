@@ -11,7 +11,7 @@ import pytest
 from lxml import etree
 from PIL import Image
 
-from flows.scenes import FAMILIES, Drawn, Placed, ScenesError, annotation, draw_scene, draw_scenes, visible
+from flows.scenes import FAMILIES, Drawn, Placed, ScenesError, annotation, draw_scene, draw_scenes, place, visible
 from flows.sprites import DRAWINGS, cut
 
 EVERYTHING = FAMILIES["shore"] + FAMILIES["dream"]
@@ -81,6 +81,16 @@ def test_the_box_is_of_what_remains_visible() -> None:
         Drawn("tree", (10, 10, 30, 30), truncated=False, occluded=True),
         Drawn("boat", (30, 0, 70, 40), truncated=False, occluded=False),
     ]
+
+
+def test_whatever_is_painted_stays_visible_enough_to_be_annotated() -> None:
+    """An object that shows and is not annotated would teach the detector not to find it."""
+    canvas, rng = np.zeros((120, 160, 3), dtype=np.float32), Random("crowd")
+    placed: list[Placed] = []
+    for _ in range(30):
+        place(canvas, placed, rng, rng.choice(EVERYTHING), 50)
+    assert 8 < len(placed) < 30, "the canvas holds no thirty of them"
+    assert len(visible(placed)) == len(placed)
 
 
 def test_what_is_mostly_hidden_is_not_annotated() -> None:
