@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from models.errors import WeightsError
@@ -139,3 +140,144 @@ def test_two_sources_for_one_place_are_an_error() -> None:
     file = opened({**toy(2).state_dict(), "old_score.weight": torch.zeros(3, 4)})
     with pytest.raises(WeightsError, match=r"give cls_score.weight and old_score.weight one name"):
         plan(toy(2), "a b", file, rename=[("^old_score", "cls_score")])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_the_first_convolution_adapts_to_the_channels_as_timms_does(channels: int) -> None:
+    model, source = toy(2, channels=channels), toy(2, seed=1)
+    file = opened(source.state_dict(), ("a", "b"))
+
+    result = plan(model, "a b", file)
+    state = apply_plan(result, model.state_dict(), file)
+
+    first = next(tensor for tensor in result.tensors if tensor.key == "backbone.0.weight")
+    assert (first.action, first.reason) == ("copied", f"first convolution: adapted from 3 to {channels} channels")
+    oracle = adapt_input_conv(channels, source.state_dict()["backbone.0.weight"])
+    torch.testing.assert_close(state["backbone.0.weight"], oracle)
+    model.load_state_dict(state, strict=True)
+
+
+def test_statistics_of_batch_norm_move_and_counters_do_not_count() -> None:
+    source = toy(2, seed=1)
+    source.backbone[1].running_mean.fill_(7)
+    tensors = {key: tensor for key, tensor in source.state_dict().items() if "num_batches" not in key}
+    file = opened(tensors, ("a", "b"))
+    model = toy(2)
+
+    result = plan(model, "a b", file)
+
+    assert result.coverage.tensors == result.coverage.backbone == 1.0
+    assert torch.equal(apply_plan(result, model.state_dict(), file)["backbone.1.running_mean"], torch.full((4,), 7.0))
+
+
+def test_dtypes_are_the_models() -> None:
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in toy(2).state_dict().items()}
+    model, file = toy(2, seed=1), opened(half, ("b", "c"))
+    state = apply_plan(plan(model, "a b", file), model.state_dict(), file)
+    assert {key: tensor.dtype for key, tensor in state.items()} == {
+        key: tensor.dtype for key, tensor in model.state_dict().items()
+    }
+
+
+def test_neither_the_state_nor_the_checkpoint_changes() -> None:
+    model, file = toy(2), opened(toy(3, seed=1).state_dict(), ("b", "c", "d"))
+    before = [tensor.clone() for tensor in (*model.state_dict().values(), *file.tensors.values())]
+    apply_plan(plan(model, "a b", file), model.state_dict(), file)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (*model.state_dict().values(), *file.tensors.values()), strict=True)
+    )
+
+
+def test_include_loads_only_what_it_names() -> None:
+    file = opened(toy(2, seed=1).state_dict(), ("a", "b"))
+    result = plan(toy(2), "a b", file, include=["glob:backbone.*", "re:rpn"], exclude=["re:running"])
+    copied = [tensor.key for tensor in result.tensors if tensor.action == "copied"]
+    assert copied == [
+        "backbone.0.weight",
+        "backbone.0.bias",
+        "backbone.1.weight",
+        "backbone.1.bias",
+        "backbone.1.num_batches_tracked",
+        "rpn.bbox_pred.weight",
+        "rpn.bbox_pred.bias",
+    ]
+    reasons = {tensor.key: tensor.reason for tensor in result.tensors}
+    assert reasons["cls_score.bias"] == "not included by any rule"
+    assert reasons["backbone.1.running_var"] == "excluded by 're:running'"
+
+
+def test_half_a_backbone_is_not_enough_unless_the_rules_say_so() -> None:
+    tensors = {key: tensor for key, tensor in toy(2, seed=1).state_dict().items() if not key.startswith("backbone.0")}
+    file = opened(tensors, ("a", "b"))
+    with pytest.raises(WeightsError, match=r"supplies 12\.5% of the backbone, less than min_coverage 50%"):
+        plan(toy(2), "a b", file)
+    assert plan(toy(2), "a b", file, min_coverage=0.1).coverage.backbone == 0.125
+    assert plan(toy(2), "a b", file, exclude=["glob:backbone.0.*"]).coverage.backbone == 0.125
+
+
+def test_classes_of_the_same_number_without_names_are_taken_in_order_and_said_so() -> None:
+    result = plan(toy(2), "a b", opened(toy(2, seed=1).state_dict()))
+    assert result.coverage.head == 1.0
+    assert result.notes == ("the checkpoint does not name its 2 classes: their rows are taken in order",)
+
+
+def test_names_that_do_not_fit_the_rows_are_not_used() -> None:
+    result = plan(toy(2), "a b", opened(toy(5, seed=1).state_dict(), ("a", "b")))
+    assert result.classes.checkpoint is None
+    assert result.notes == ("the checkpoint names 2 classes but has rows for 5: its names are not used",)
+
+
+def test_ninety_rows_are_cocos_by_id() -> None:
+    result = plan(toy(2), "tvmonitor RBC", opened(toy(90, seed=1).state_dict()))
+    assert result.classes.shared == ("tvmonitor",)
+    runs = next(tensor.runs for tensor in result.tensors if tensor.key == "cls_score.bias")
+    assert runs == ((0, 0, 1), (1, 72, 1))  # the background, and id 72
+
+
+def test_no_shared_class_starts_the_head_anew() -> None:
+    result = plan(toy(1), "RBC", opened(toy(2, seed=1).state_dict(), ("cat", "dog")))
+    assert {t.reason for t in result.tensors if t.action == "skipped"} == {"no shared class"}
+
+
+def test_a_renamed_checkpoint_loads() -> None:
+    tensors = {f"student.{key}": tensor for key, tensor in toy(2, seed=1).state_dict().items()}
+    result = plan(toy(2), "a b", opened(tensors, ("a", "b")), rename=[(r"^student\.", "")])
+    assert (result.coverage.elements, result.renamed) == (1.0, len(tensors))
+    with pytest.raises(WeightsError, match=r"changes no key of the checkpoint\. Its keys look like student\.backbone"):
+        plan(toy(2), "a b", opened(tensors), rename=[(r"^teacher\.", "")])
+
+
+def test_a_plan_fits_its_model_and_its_checkpoint_alone() -> None:
+    file = opened(toy(2, seed=1).state_dict(), ("a", "b"))
+    result = plan(toy(2), "a b", file)
+    with pytest.raises(WeightsError, match=r"made for another model: cls_score\.weight is 4x4 and not 3x4"):
+        apply_plan(result, toy(3).state_dict(), file)
+    with pytest.raises(WeightsError, match="made for another model: they differ in"):
+        apply_plan(result, nn.Linear(1, 1).state_dict(), file)
+    with pytest.raises(WeightsError, match=r"made for another checkpoint: some\.pth has no backbone\.0\.weight"):
+        apply_plan(result, toy(2).state_dict(), opened({}))
+
+
+def test_the_table_and_the_summary_account_for_everything() -> None:
+    file = opened({**toy(5, seed=1).state_dict(), "ema.decay": torch.zeros(())})
+    result = plan(toy(3), "a b c", file)
+    rows = result.to_rows()
+    assert len(rows) == len(toy(3).state_dict()) + 5
+    assert rows[-1] == {
+        "tensor": "",
+        "shape": "scalar",
+        "part": "",
+        "action": "unused",
+        "from": "ema.decay",
+        "reason": "the model has no ema.decay",
+    }
+    assert "skipped, shape: 4" in result.summary()
+    assert result.summary()[0] == "some.pth (torch-zip, names: name) -> toy"
+
+
+@pytest.mark.parametrize(
+    "field", [{"exclude": ["re:("]}, {"rename": [["(", "x"]]}, {"key_map": "caffe"}, {"exlude": []}]
+)
+def test_rules_that_cannot_be_meant_fail_where_they_are_read(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"regular expression|key_map|exlude"):
+        LoadRules.model_validate(field)

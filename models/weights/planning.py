@@ -12,7 +12,7 @@ from models.weights.classes import shared_classes, without_background
 from models.weights.containers import Checkpoint
 from models.weights.contracts import contract_problems
 from models.weights.darknet import with_names
-from models.weights.keymaps import KeyMap
+from models.weights.keymaps import BACKBONE, KeyMap
 from models.weights.matching import Named, Offer, Target, choose_key_map, class_counts, renamed_keys
 from models.weights.plan import (
     ClassMatch,
@@ -117,6 +117,8 @@ def _known_classes(
         counts: the numbers of classes that its heads have rows for.
         classes: the model's number of classes.
     """
+    if key_map is BACKBONE:
+        return None, []  # a classifier's classes are no detector's, however they are spelled
     named = without_background(checkpoint.classes) if checkpoint.classes is not None else None
     if named is not None and (not counts or counts == {len(named)}):
         return named, []

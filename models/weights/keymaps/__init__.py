@@ -14,4 +14,4 @@ KEY_MAPS: dict[str, KeyMap] = {
     for key_map in (NAME, BACKBONE, MMDETECTION, DETECTRON2, PADDLE, PADDLE_STATIC, CHAINERCV, DARKNET)
 }
 
-__all__ = ["KEY_MAPS", "KeyMap", "Rename"]
+__all__ = ["BACKBONE", "KEY_MAPS", "KeyMap", "Rename"]
