@@ -79,7 +79,7 @@ def test_the_epsilon_follows_the_checkpoint_and_from_scratch_everything_trains()
     options = DetectorOptions(name="fasterrcnn_resnet50_fpn")
     assert resolve_options(options, "torchvision://FasterRCNN_ResNet50_FPN_Weights.COCO_V1").norm_eps == 0.0
     assert resolve_options(options, "https://example.org/other.pth").norm_eps == 1e-5
-    scratch = resolve_options(options, scratch=True)
+    scratch = resolve_options(options, pretrained=False)
     assert (scratch.norm, scratch.trainable_layers) == ("batch", 5)
     with torch.device("meta"):
         model = build_detector(scratch, 3)

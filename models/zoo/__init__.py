@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from models.errors import DetectorError
-from models.zoo import dense, rcnn, ssd
+from models.zoo import cascade, dense, rcnn, ssd
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform, resized_size
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 DETECTORS: Mapping[str, Detector] = {
-    detector.name: detector for detector in (*rcnn.ENTRIES, *dense.ENTRIES, *ssd.ENTRIES)
+    detector.name: detector for detector in (*rcnn.ENTRIES, *cascade.ENTRIES, *dense.ENTRIES, *ssd.ENTRIES)
 }
 
 
@@ -44,14 +44,14 @@ def get_detector(name: str) -> Detector:
     raise DetectorError(f"no detector is called {name!r}. {hint}")
 
 
-def resolve_options(options: DetectorOptions, source: str | None = None, *, scratch: bool = False) -> DetectorOptions:
+def resolve_options(options: DetectorOptions, source: str | None = None, *, pretrained: bool = True) -> DetectorOptions:
     """Put the detector's own value in the place of every option that was left open.
 
     Args:
         options: as the recipe has them. Resolved options come out unchanged.
         source: the checkpoint that training begins with; the epsilon of frozen batch norm follows it.
-        scratch: nothing is pretrained. Then an ``auto`` norm is live and all stages train, because frozen statistics
-            of an untrained network normalise nothing.
+        pretrained: False where training begins from random weights. Then an ``auto`` norm is live and all stages
+            train, because frozen statistics of an untrained network normalise nothing.
 
     Raises:
         DetectorError: no such detector, or a value for an option that it does not have.
@@ -67,7 +67,7 @@ def resolve_options(options: DetectorOptions, source: str | None = None, *, scra
     published = next((one for one in detector.pretrained if one.source == source), None)
     if published is not None and "norm_eps" in own:
         own["norm_eps"] = published.norm_eps
-    if scratch:
+    if not pretrained:
         own |= {"trainable_layers": len(detector.stages)} | ({"norm": "batch"} if "norm" in own else {})
     resolved = DetectorOptions(**{"name": options.name, **own, **given})
     if (resolved.trainable_layers or 0) > len(detector.stages):

@@ -69,9 +69,7 @@ def freeze_stages(model: nn.Module, stages: Sequence[str], trainable: int) -> No
             parameter.requires_grad_(False)
 
 
-def finish(
-    model: nn.Module, options: DetectorOptions, stages: Sequence[str] = (), *, size_divisible: int = 32
-) -> nn.Module:
+def finish(model: nn.Module, options: DetectorOptions, stages: Sequence[str], *, size_divisible: int = 32) -> nn.Module:
     """What every builder ends with: our transform, the norm and the frozen stages that the options ask for.
 
     Args:

@@ -1,13 +1,15 @@
 """RetinaNet and FCOS: one prediction at every place of every pyramid level."""
 
-# mypy: untyped-calls-exclude=torchvision
+# mypy: untyped-calls-exclude="torchvision,models.zoo.dense"
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -17,6 +19,9 @@ from models.zoo.backbones import RESNET_STAGES, finish, resnet50_fpn
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD, PARTS, RECIPE
+from models.zoo.roi_heads import Sizes
+
+Outputs = dict[str, list[Tensor]]  # by name, one tensor (B, places, ...) per level
 
 OPTIONS: dict[str, Any] = {
     "min_size": 800,
@@ -37,6 +42,38 @@ DENSE_RECIPE = RECIPE | {"learning_rate_per_image": 0.000625}  # torchvision ref
 LEVELS = (2, 3, 4)  # P2 has too many anchors (https://arxiv.org/abs/1708.02002, section 4)
 
 
+class ForegroundRetinaNet(RetinaNet):
+    """torchvision's, except that nothing is ever detected as background: row 0 of its head belongs to no class."""
+
+    def postprocess_detections(
+        self, head_outputs: Outputs, anchors: list[list[Tensor]], image_shapes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        """Detections per image from the outputs and the anchors of each level."""
+        found: list[dict[str, Tensor]] = super().postprocess_detections(
+            without_background(head_outputs), anchors, image_shapes
+        )
+        return found
+
+
+class ForegroundFCOS(FCOS):
+    """torchvision's, with the same exception."""
+
+    def postprocess_detections(
+        self, head_outputs: Outputs, anchors: list[list[Tensor]], image_shapes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        """Detections per image from the outputs and the anchors of each level."""
+        found: list[dict[str, Tensor]] = super().postprocess_detections(
+            without_background(head_outputs), anchors, image_shapes
+        )
+        return found
+
+
+def without_background(head_outputs: Outputs) -> Outputs:
+    """The outputs with a logit of minus infinity for label 0 at every place of every level."""
+    logits = [functional.pad(level[..., 1:], (1, 0), value=-math.inf) for level in head_outputs["cls_logits"]]
+    return {**head_outputs, "cls_logits": logits}
+
+
 def _common(options: DetectorOptions) -> dict[str, Any]:
     return {
         "score_thresh": options.score_threshold,
@@ -53,7 +90,7 @@ def _anchors(options: DetectorOptions) -> AnchorGenerator:
 def retinanet(num_classes: int, options: DetectorOptions) -> nn.Module:
     """RetinaNet with ResNet-50 and FPN; P6 comes from P5 (https://arxiv.org/abs/1708.02002)."""
     backbone = resnet50_fpn(LEVELS, LastLevelP6P7(256, 256))
-    model = RetinaNet(backbone, num_classes, anchor_generator=_anchors(options), **_common(options))
+    model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=_anchors(options), **_common(options))
     return finish(model, options, RESNET_STAGES)
 
 
@@ -63,13 +100,13 @@ def retinanet_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     anchors = _anchors(options)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], num_classes, norm_layer=partial(nn.GroupNorm, 32))
     head.regression_head._loss_type = "giou"
-    model = RetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **_common(options))
+    model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **_common(options))
     return finish(model, options, RESNET_STAGES)
 
 
 def fcos(num_classes: int, options: DetectorOptions) -> nn.Module:
     """FCOS with ResNet-50 and FPN: no anchors (https://arxiv.org/abs/2006.09214)."""
-    model = FCOS(resnet50_fpn(LEVELS, LastLevelP6P7(256, 256)), num_classes, **_common(options))
+    model = ForegroundFCOS(resnet50_fpn(LEVELS, LastLevelP6P7(256, 256)), num_classes, **_common(options))
     return finish(model, options, RESNET_STAGES)
 
 

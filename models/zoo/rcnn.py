@@ -1,22 +1,28 @@
 """Faster R-CNN and Mask R-CNN: torchvision's parts, put together by the options."""
 
-# mypy: untyped-calls-exclude=torchvision
+# mypy: untyped-calls-exclude="torchvision,models.zoo.roi_heads"
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
 
 from models.zoo.backbones import MOBILENET_STAGES, RESNET_STAGES, finish, mobilenet_fpn, resnet50_fpn
 from models.zoo.detector import ClassRows, Detector, Part, Pretrained
 from models.zoo.options import DetectorOptions
+from models.zoo.roi_heads import RegionProposalNetwork, RoIHeads
+from models.zoo.transform import ImageTransform
 
+CHANNELS = 256  # of every feature pyramid level
+LEVELS = ["0", "1", "2", "3"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -57,78 +63,115 @@ RECIPE = {
 }
 
 
-def common(options: DetectorOptions, backbone: nn.Module, rpn_depth: int = 1) -> dict[str, Any]:
-    """The constructor arguments that all R-CNN detectors share.
+def proposal_network(
+    options: DetectorOptions, anchors: AnchorGenerator, *, depth: int = 1, score: float = 0.0, tested: int = 1000
+) -> RegionProposalNetwork:
+    """The region proposal network with torchvision's settings.
 
     Args:
         options: resolved options.
-        backbone: with a feature pyramid.
-        rpn_depth: hidden convolutions of the region proposal network.
+        anchors: made from them.
+        depth: hidden convolutions.
+        score: proposals below it are dropped.
+        tested: proposals per image in prediction, before and after the suppression of doubles.
     """
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(CHANNELS, anchors.num_anchors_per_location()[0], depth),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": 2000, "testing": tested},
+        post_nms_top_n={"training": 2000, "testing": tested},
+        nms_thresh=0.7,
+        score_thresh=score,
+    )
+
+
+def anchor_generator(options: DetectorOptions, kind: type[AnchorGenerator] = AnchorGenerator) -> AnchorGenerator:
+    """Anchors of the sizes that the options list for each level, all in the same shapes."""
     assert options.anchors is not None, "options are resolved first"
-    assert options.aspect_ratios is not None, "options are resolved first"
-    anchors = AnchorGenerator(options.anchors, (options.aspect_ratios,) * len(options.anchors))
-    return {
-        "backbone": backbone,
-        "rpn_anchor_generator": anchors,
-        "rpn_head": RPNHead(256, anchors.num_anchors_per_location()[0], rpn_depth),
-        "box_batch_size_per_image": options.rois_per_image,
-        "box_score_thresh": options.score_threshold,
-        "box_nms_thresh": options.nms,
-        "box_detections_per_img": options.detections_per_image,
-    }
+    return kind(options.anchors, (options.aspect_ratios,) * len(options.anchors))
+
+
+def region_heads(
+    num_classes: int, options: DetectorOptions, box_head: nn.Module, mask_head: nn.Module | None = None
+) -> RoIHeads:
+    """Box head, perhaps mask head, and their predictors."""
+    mask = (MultiScaleRoIAlign(LEVELS, 14, 2), mask_head, MaskRCNNPredictor(CHANNELS, 256, num_classes))
+    return RoIHeads(
+        MultiScaleRoIAlign(LEVELS, 7, 2),
+        box_head,
+        FastRCNNPredictor(1024, num_classes),
+        0.5,  # IoU from which a region holds an object
+        0.5,  # IoU below which it is background
+        options.rois_per_image,
+        0.25,  # at most this share of the regions holds objects
+        None,
+        options.score_threshold,
+        options.nms,
+        options.detections_per_image,
+        *(mask if mask_head is not None else ()),
+    )
 
 
 def faster_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with ResNet-50 and FPN, as published (https://arxiv.org/abs/1612.03144)."""
-    model = FasterRCNN(num_classes=num_classes, **common(options, resnet50_fpn()))
-    return finish(model, options, RESNET_STAGES)
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
+    return assemble(resnet50_fpn(), proposal_network(options, anchor_generator(options)), heads, options)
 
 
 def faster_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with deeper heads, normalised everywhere (https://arxiv.org/abs/2111.11429)."""
-    parts = common(options, resnet50_fpn(norm=nn.BatchNorm2d), rpn_depth=2)
-    model = FasterRCNN(num_classes=num_classes, box_head=_deep_box_head(), **parts)
-    return finish(model, options, RESNET_STAGES)
+    heads = region_heads(num_classes, options, _deep_box_head())
+    proposals = proposal_network(options, anchor_generator(options), depth=2)
+    return assemble(resnet50_fpn(norm=nn.BatchNorm2d), proposals, heads, options)
 
 
 def faster_rcnn_mobilenet(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with MobileNetV3-Large and FPN."""
-    model = FasterRCNN(num_classes=num_classes, rpn_score_thresh=0.05, **common(options, mobilenet_fpn()))
-    return finish(model, options, MOBILENET_STAGES)
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
+    proposals = proposal_network(options, anchor_generator(options), score=0.05)
+    return assemble(mobilenet_fpn(), proposals, heads, options, MOBILENET_STAGES)
 
 
 def faster_rcnn_mobilenet_320(num_classes: int, options: DetectorOptions) -> nn.Module:
     """The same at 320 pixels, with fewer proposals in prediction."""
-    model = FasterRCNN(
-        num_classes=num_classes,
-        rpn_score_thresh=0.05,
-        rpn_pre_nms_top_n_test=150,
-        rpn_post_nms_top_n_test=150,
-        **common(options, mobilenet_fpn()),
-    )
-    return finish(model, options, MOBILENET_STAGES)
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
+    proposals = proposal_network(options, anchor_generator(options), score=0.05, tested=150)
+    return assemble(mobilenet_fpn(), proposals, heads, options, MOBILENET_STAGES)
 
 
 def mask_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Mask R-CNN with ResNet-50 and FPN (https://arxiv.org/abs/1703.06870)."""
-    model = MaskRCNN(num_classes=num_classes, **common(options, resnet50_fpn()))
-    return finish(model, options, RESNET_STAGES)
+    mask_head = MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1)
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024), mask_head)
+    return assemble(resnet50_fpn(), proposal_network(options, anchor_generator(options)), heads, options)
 
 
 def mask_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Mask R-CNN with deeper heads, normalised everywhere (https://arxiv.org/abs/2111.11429)."""
-    model = MaskRCNN(
-        num_classes=num_classes,
-        box_head=_deep_box_head(),
-        mask_head=MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d),
-        **common(options, resnet50_fpn(norm=nn.BatchNorm2d), rpn_depth=2),
-    )
-    return finish(model, options, RESNET_STAGES)
+    mask_head = MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1, norm_layer=nn.BatchNorm2d)
+    heads = region_heads(num_classes, options, _deep_box_head(), mask_head)
+    proposals = proposal_network(options, anchor_generator(options), depth=2)
+    return assemble(resnet50_fpn(norm=nn.BatchNorm2d), proposals, heads, options)
+
+
+def assemble(
+    backbone: nn.Module,
+    proposals: RegionProposalNetwork,
+    heads: RoIHeads,
+    options: DetectorOptions,
+    stages: Sequence[str] = RESNET_STAGES,
+) -> nn.Module:
+    """The detector of these parts."""
+    model = GeneralizedRCNN(backbone, proposals, heads, ImageTransform(options))
+    return finish(model, options, stages)
 
 
 def _deep_box_head() -> nn.Module:
-    head: nn.Module = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+    head: nn.Module = FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [1024], norm_layer=nn.BatchNorm2d)
     return head
 
 

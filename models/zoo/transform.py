@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from models.zoo.masks import InstanceMasks
 from models.zoo.options import DetectorOptions
 
 Target = dict[str, Any]
@@ -45,6 +47,7 @@ class ImageTransform(GeneralizedRCNNTransform):
     def __init__(self, options: DetectorOptions, *, size_divisible: int = 32) -> None:
         """Take sizes and normalisation from resolved options; ``size_divisible`` pads the batch."""
         fixed = options.fixed_size
+        self.options = options
         super().__init__(
             options.min_size or min(fixed or (0,)),
             options.max_size or max(fixed or (0,)),
@@ -82,8 +85,9 @@ class ImageTransform(GeneralizedRCNNTransform):
             return (image if image.dtype == torch.uint8 else self.normalize(image)), target
         if image.dtype == torch.uint8:
             image = image.float() / 255
-        resized: tuple[Tensor, Target | None] = self.resize(self.normalize(image), target)
-        return resized
+        height, width = resized_size(self.options, *image.shape[1:])
+        resized = functional.interpolate(self.normalize(image)[None], (height, width), mode="bilinear")[0]
+        return resized, target and resized_target(target, width / image.shape[2], height / image.shape[1])
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         """Pad images of ``(3, H, W)`` with zeros to one ``(B, 3, H, W)``; uint8 is normalised on the way."""
@@ -99,6 +103,18 @@ class ImageTransform(GeneralizedRCNNTransform):
         for image, place in zip(images, batch, strict=True):
             torch.addcmul(shift, image, scale, out=place[:, : image.shape[1], : image.shape[2]])
         return batch
+
+
+def resized_target(target: Target, x: float, y: float) -> Target:
+    """The target in an image that is ``x`` times as wide and ``y`` times as high."""
+    boxes = {key: target[key] * target[key].new_tensor([x, y, x, y]) for key in ("boxes", "crowds") if key in target}
+    masks = target.get("masks")
+    if masks is None:
+        return target | boxes
+    if isinstance(masks, InstanceMasks):
+        return target | boxes | {"masks": masks.scaled(x, y)}
+    size = round(masks.shape[1] * y), round(masks.shape[2] * x)
+    return target | boxes | {"masks": functional.interpolate(masks[:, None].float(), size)[:, 0].byte()}
 
 
 def without_crowds(target: Target) -> Target:

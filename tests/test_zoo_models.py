@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.zoo import DETECTORS, DetectorOptions, build_detector
+from models.zoo.masks import InstanceMasks
+
+NAMES = sorted(DETECTORS)
+SIZES = {"min_size": 96, "max_size": 128, "rois_per_image": 32, "detections_per_image": 10, "score_threshold": 0.0}
+
+
+def tiny(name: str, **changes: Any) -> DetectorOptions:
+    """Options that make one step cheap."""
+    own = {key: value for key, value in SIZES.items() if key in DETECTORS[name].options}
+    return DetectorOptions(name=name, **(own | changes))
+
+
+@cache
+def model_of(name: str) -> nn.Module:
+    return fresh(name, seed=0)
+
+
+def fresh(name: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model = build_detector(tiny(name), 4)
+    if hasattr(model, "rpn"):
+        model.rpn._post_nms_top_n = {"training": 200, "testing": 20}
+    return model
+
+
+def scene(seed: int, objects: int, height: int = 96, width: int = 128) -> tuple[Tensor, dict[str, Any]]:
+    """Bright rectangles on noise; label 1 is red, 2 green, 3 blue."""
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.rand(3, height, width, generator=draw) * 0.3
+    boxes, labels, outlines = [], [], []
+    for _ in range(objects):
+        w, h = torch.randint(20, 48, (2,), generator=draw).tolist()
+        x = int(torch.randint(0, width - w, (1,), generator=draw))
+        y = int(torch.randint(0, height - h, (1,), generator=draw))
+        label = int(torch.randint(1, 4, (1,), generator=draw))
+        image[label - 1, y : y + h, x : x + w] = 1.0
+        boxes.append([x, y, x + w, y + h])
+        labels.append(label)
+        outlines.append([[x, y, x + w, y, x + w, y + h, x, y + h]])
+    return image, {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "iscrowd": torch.zeros(len(boxes), dtype=torch.int64),
+        "masks": InstanceMasks.from_coco(outlines, height, width),
+    }
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([loss.sum() for loss in losses.values()]).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_without_objects_one_pixel_objects_and_crowds_train(name: str) -> None:
+    model = model_of(name).train()
+    image, target = scene(1, 3)
+    target["iscrowd"][0] = 1
+    target["boxes"][1] = torch.tensor([64.0, 40.0, 65.0, 41.0])
+    empty_image, empty = scene(2, 0)
+
+    losses = model([image, empty_image], [target, empty])
+
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+    total(losses).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    model.zero_grad()
+    assert target["iscrowd"].tolist() == [1, 0, 0]  # the caller's target is as it was
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_any_object_trains(name: str) -> None:
+    losses = model_of(name).train()(*map(list, zip(scene(1, 0), scene(2, 0), strict=True)))
+    assert all(torch.isfinite(loss) for loss in losses.values()), losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_with_the_same_state_detects_the_same_and_stays_in_the_image(name: str) -> None:
+    model, other = model_of(name).eval(), fresh(name, seed=1).eval()
+    other.load_state_dict(model.state_dict(), strict=True)
+    images = [scene(3, 2)[0], scene(4, 2, 160, 64)[0]]
+    with torch.inference_mode():
+        first, second = model(images), other(images)
+
+    for image, one, other in zip(images, first, second, strict=True):
+        assert (
+            one.keys()
+            == other.keys()
+            == {"boxes", "labels", "scores"} | ({"masks"} if DETECTORS[name].masks else set())
+        )
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        height, width = image.shape[1:]
+        assert one["boxes"].shape == (len(one["labels"]), 4)
+        assert ((one["boxes"] >= 0) & (one["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3)).all()
+        assert set(one["labels"].tolist()) <= {1, 2, 3}
+        if DETECTORS[name].masks:
+            assert one["masks"].shape == (len(one["labels"]), 1, height, width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_one_large_image_is_survived(name: str) -> None:
+    image, target = scene(6, 5, 3000, 4000)
+    assert all(torch.isfinite(loss) for loss in model_of(name).train()([image], [target]).values())
+    with torch.inference_mode():
+        (found,) = model_of(name).eval()([image])
+    assert torch.isfinite(found["scores"]).all()
