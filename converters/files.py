@@ -1,12 +1,38 @@
-"""Writing a file as a whole or not at all."""
+"""Reading files that may be anything, and writing a file as a whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from converters.errors import AnnotationError
+
+_MAX_BYTES = 64 * 2**20  # no annotation of one image is as large; a file that is, is something else
+
+
+def read_file(path: str) -> bytes:
+    """Return the bytes of an annotation file; a folder, a pipe or a device is an error and never blocks.
+
+    Raises:
+        AnnotationError: the file cannot be read, is no regular file, or is too large to be an annotation.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            info = os.fstat(handle)
+            if not stat.S_ISREG(info.st_mode):
+                raise AnnotationError(path, "not a file", "Remove it from the folder of annotations")
+            if info.st_size > _MAX_BYTES:
+                raise AnnotationError(path, f"{info.st_size} bytes are no annotation of one image", "Remove the file")
+            return os.read(handle, info.st_size + 1)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise AnnotationError(path, f"cannot be read: {error.strerror}") from error
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -18,10 +18,13 @@ from converters.coco import Coco, merge_coco, to_coco
 from converters.coco_source import coco_categories, read_coco
 from converters.collection import paused_collection
 from converters.errors import DatasetError
+from converters.kitti import kitti_images, read_kitti
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
 from converters.voc import read_voc
 from converters.voc_layout import find_layout
+from converters.widerface import read_widerface
+from converters.yolo import read_yolo, yolo_names
 
 Reader = Callable[..., Iterator[ImageRecord]]
 Categories = Sequence[str | Mapping[str, Any]]
@@ -39,7 +42,7 @@ class Format:
     summary: str  # one line: what is read
     read: Reader
     image_root: Callable[[Path, Path | None], Path] = _given_or_root  # what file names are relative to
-    categories: Callable[[Path], Categories | None] | None = None  # the order the source has, if it has one
+    categories: Callable[[Path, Mapping[str, Any]], Categories] | None = None  # in the order the source has
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -62,7 +65,21 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
             read_voc,
             lambda root, images: find_layout(root, images).images,
         ),
-        Format("coco", "COCO JSON, to pick classes, merge, renumber or split", read_coco, categories=coco_categories),
+        Format(
+            "yolo",
+            "YOLO text files: boxes, oriented boxes and segments, class names from data.yaml or classes.txt",
+            read_yolo,
+            categories=lambda root, options: yolo_names(root, options.get("names")),
+        ),
+        Format("widerface", "WIDER FACE: the lists of faces of train and val", read_widerface),
+        Format("kitti", "KITTI object labels: the 2D boxes of label_2", read_kitti, kitti_images),
+        Format(
+            "coco",
+            "COCO JSON: to pick classes, merge, renumber or split anew",
+            read_coco,
+            lambda root, images: images or (root.parent if root.is_file() else root),
+            lambda root, options: coco_categories(root),
+        ),
     )
 })  # fmt: skip
 
@@ -122,7 +139,7 @@ def convert(
                 log.merge(part_log)
                 for split, part in by_name.items():
                     parts[split].append(part)
-    order = _order(chosen, root, categories, parts)
+    order = _order(chosen, root, options, categories, parts)
     with paused_collection():
         datasets = {name: merge_coco(own, order) for name, own in parts.items()}
     _check_not_empty(datasets, root, bool(shares), shard, log)
@@ -161,14 +178,18 @@ def _shares(splits: Mapping[str, str | float]) -> dict[str, float]:
     return numbers
 
 
-def _order(chosen: Format, root: Path, categories: Categories | None, parts: Mapping[str, list[Coco]]) -> Categories:
+def _order(
+    chosen: Format,
+    root: Path,
+    options: Mapping[str, Any],
+    categories: Categories | None,
+    parts: Mapping[str, list[Coco]],
+) -> Categories:
     """The one list of categories of all splits."""
     if categories is not None:
         return categories
     found = {entry["name"] for own in parts.values() for part in own for entry in part["categories"]}
-    known = chosen.categories(root) if chosen.categories else None
-    if known is None:
-        return sorted(found)
+    known = chosen.categories(root, options) if chosen.categories else ()
     names = {entry if isinstance(entry, str) else entry["name"] for entry in known}
     return [*known, *sorted(found - names)]
 

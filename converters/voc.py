@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
-from converters.geometry import clip_box, clip_ring, ring_box
+from converters.files import read_file
+from converters.geometry import clip_ring, ring_box
 from converters.pictures import IMAGE_SUFFIXES, picture_size
 from converters.records import Box, ConversionLog, ImageRecord, Instance, Polygons
 from converters.splits import take_shard
@@ -21,8 +22,6 @@ from converters.voc_xml import VocFile, VocObject, parse_voc
 CornerRule: TypeAlias = Literal["auto", "devkit", "edges"]
 DifficultRule: TypeAlias = Literal["keep", "crowd", "drop"]
 Ring: TypeAlias = tuple[float, ...]
-
-_MAX_BYTES = 64 * 2**20  # no annotation of one image is as large; a file that is, is something else
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class _Reader:
     def read(self, files: Sequence[str]) -> Iterator[ImageRecord]:
         for path in files:
             try:
-                record = self._record(path, parse_voc(_read(path), path))
+                record = self._record(path, parse_voc(read_file(path), path))
             except AnnotationError as error:
                 self.log.bad(error)
                 continue
@@ -218,7 +217,8 @@ class _Reader:
             left, top, right, bottom = corners
             box: Box | None = corners
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-                box = self._clipped(corners, f"{path}, object {number}", width, height)
+                where = f"{path}, object {number}"
+                box = fit_box(corners, width, height, self.log, where, self.rules.min_visibility)
             if box is not None:
                 segmentation = None if ring is None else _inside(ring, width, height)
                 found.append(Instance(name, box, segmentation, None, crowd, attributes))
@@ -237,25 +237,6 @@ class _Reader:
                 raise error
             self.log.drop("object that cannot be read", str(error))
         return not obj.problem
-
-    def _clipped(self, box: Box, where: str, width: int, height: int) -> Box | None:
-        left, top, right, bottom = box
-        if left >= right or top >= bottom:
-            self.log.drop("no width or no height", where)
-            return None
-        inside = clip_box(box, width, height)
-        if inside is None:
-            self.log.drop("outside the image", where)
-            return None
-        visible = (inside[2] - inside[0]) * (inside[3] - inside[1])
-        if visible < 1:
-            self.log.drop("less than a pixel inside the image", where)
-            return None
-        if visible < self.rules.min_visibility * (right - left) * (bottom - top):
-            self.log.drop("too little inside the image", where)
-            return None
-        self.log.note("box clipped to the image", where)
-        return inside
 
 
 def _edges(corners: Box | None, ring: Ring | None, devkit: bool) -> tuple[Box | None, Ring | None]:
@@ -284,20 +265,3 @@ def _check_utf8(name: str, path: str) -> None:
             raise AnnotationError(
                 path.encode("utf-8", "replace").decode(), "the image's name is not UTF-8", "Rename the file"
             ) from error
-
-
-def _read(path: str) -> bytes:
-    """The bytes of a regular file; a folder, a pipe or a device is an error and never blocks."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            info = os.fstat(handle)
-            if not stat.S_ISREG(info.st_mode):
-                raise AnnotationError(path, "not a file", "Remove it from the folder of annotations")
-            if info.st_size > _MAX_BYTES:
-                raise AnnotationError(path, f"{info.st_size} bytes are no annotation of one image", "Remove the file")
-            return os.read(handle, info.st_size + 1)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise AnnotationError(path, f"cannot be read: {error.strerror}") from error

@@ -8,16 +8,16 @@ goes to :func:`parse_fully`, which is the definition of what a file means. A tes
 
 from __future__ import annotations
 
-import codecs
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from sys import intern
 from typing import Any, NamedTuple
 
 from lxml import etree
 
+from converters.decoding import decode_text
 from converters.errors import AnnotationError
 
 Corners = tuple[float, float, float, float]
@@ -177,17 +177,13 @@ def _flags_of(block: bytes) -> Mapping[str, Any]:
 # --- any file ----------------------------------------------------------------------------------------------------
 
 _DECLARATION = re.compile(r"\s*<\?xml\b([^>]*)\?>")
-_ENCODING = re.compile(rb"""\s*<\?xml\b[^>]*?encoding\s*=\s*["']([A-Za-z0-9._\-]+)["']""")
 _BARE_AMPERSAND = re.compile(r"&(?!(?:\w+|#[0-9]+|#x[0-9a-fA-F]+);)")
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
-# Names that Python normalises codecs to. Not every codec of Python is a character set: "zip", "punycode", "idna".
-_CHARACTER_SETS = re.compile(r"(utf-?(8|16|32)|ascii|iso8859|cp|koi8|gb|hz|big5|shift_jis|euc|iso2022|johab|mac)")
 
 
 def parse_fully(data: bytes, file: str) -> VocFile:
     """Parse any VOC file with libxml2; see :func:`parse_voc`."""
-    text, remarks = _decode(data, file)
+    text, remark = decode_text(data, file)
+    remarks = [remark] if remark else []
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise AnnotationError(file, "declares a DTD or entities", "Annotations need none: remove the declaration")
     root = _tree(text, file, remarks)
@@ -199,47 +195,6 @@ def parse_fully(data: bytes, file: str) -> VocFile:
         _text(root, "filename"), _text(root, "path"), _text(root, "source/database"),
         width, height, objects, tuple(remarks),
     )  # fmt: skip
-
-
-def _decode(data: bytes, file: str) -> tuple[str, list[str]]:
-    """Text of the file by its byte order mark, its declaration, or what decodes."""
-    if not data.strip(b" \t\r\n\x00"):
-        raise AnnotationError(file, "the file is empty", "Restore it, or delete it together with its image")
-    for encoding in _encodings(data, file):
-        try:
-            return data.decode(encoding).lstrip("\ufeff").lstrip(), []
-        except UnicodeDecodeError:
-            continue
-    # Nothing that was declared fits. gb18030 first: LabelImg on Chinese Windows; Latin-1 takes any bytes.
-    for encoding in ("gb18030", "latin-1"):
-        try:
-            return data.decode(encoding).lstrip(), [f"not in its declared encoding: read as {encoding}"]
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("Latin-1 decodes everything")
-
-
-def _encodings(data: bytes, file: str) -> Iterator[str]:
-    for bom, encoding in _BOMS:
-        if data.startswith(bom):
-            yield encoding
-            return
-    if data[:4].find(b"<\x00") == 0 or data[:4].find(b"\x00<") == 0:
-        yield "utf-16-le" if data[0] else "utf-16-be"
-        return
-    declared = _ENCODING.match(data[:1024])
-    if declared is None:
-        yield "utf-8"
-        return
-    name = declared[1].decode()
-    try:
-        normal = codecs.lookup(name).name
-    except LookupError:
-        normal = ""
-    if not _CHARACTER_SETS.match(normal):
-        raise AnnotationError(file, f"unknown encoding {name!r}", "Save the file as UTF-8")
-    # A superset that real files need; and a UTF-16 declaration in front of single bytes is a copying mistake.
-    yield {"gb2312": "gb18030", "gbk": "gb18030", "utf-16": "utf-8", "shift_jis": "cp932"}.get(normal, normal)
 
 
 def _tree(text: str, file: str, remarks: list[str]) -> etree._Element:
