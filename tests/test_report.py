@@ -431,6 +431,14 @@ def test_a_large_matrix_keeps_the_most_confused_classes() -> None:
     assert confusion({"confusion": {"labels": ["a", "background"], "matrix": [[1]]}}) is None
 
 
+def test_kinds_of_error_are_ranked_by_what_they_cost() -> None:
+    told = {"background": {"count": 9000, "AP50_gain": 0.01}, "class": {"count": 7, "AP50_gain": 0.08}}
+    assert [(kind.name, kind.share) for kind in error_kinds({"errors": told})] == [
+        ("class", 1.0),
+        ("background", 0.125),
+    ]
+
+
 def test_kinds_of_error_may_be_counts_alone() -> None:
     assert [(kind.name, kind.count, kind.gain) for kind in error_kinds({"errors": {"a": 1, "b": {"count": 3}}})] == [
         ("b", 3.0, None),

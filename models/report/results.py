@@ -57,12 +57,17 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """One kind of error; ``share`` is of the most frequent kind."""
+    """One kind of error; ``share`` is of the costliest kind."""
 
     name: str
     count: float
     share: float
     gain: float | None  # of AP50, 0..1, if this kind alone were gone
+
+    @property
+    def cost(self) -> float:
+        """What to rank by."""
+        return self.count if self.gain is None else self.gain
 
     @property
     def explanation(self) -> str:
@@ -138,16 +143,20 @@ def confusion(metrics: Mapping[str, Any]) -> Confusion | None:
 
 
 def error_kinds(metrics: Mapping[str, Any]) -> list[ErrorKind]:
-    """Kinds of error, the most frequent first, with what AP50 would gain without each where that is known."""
+    """Kinds of error, the costliest first: by what AP50 would gain without them, or by count where that is not known.
+
+    Counts are of detections of any score, so that a detector that offers many unlikely boxes has many errors which cost
+    it nothing; hence the order.
+    """
     kinds = []
     for name, entry in (metrics.get("errors") or {}).items():
         fields = entry if isinstance(entry, Mapping) else {"count": entry}
         count = _defined(fields.get("count"))
         if count is not None:
             kinds.append(ErrorKind(str(name).replace("_", " "), count, 0.0, _defined(fields.get("AP50_gain"))))
-    most = max((kind.count for kind in kinds), default=0) or 1
-    kinds = [replace(kind, share=kind.count / most) for kind in kinds]
-    return sorted(kinds, key=lambda kind: (-kind.count, kind.name))
+    most = max((kind.cost for kind in kinds), default=0) or 1
+    kinds = [replace(kind, share=kind.cost / most) for kind in kinds]
+    return sorted(kinds, key=lambda kind: (-kind.cost, kind.name))
 
 
 def suspects(metrics: Mapping[str, Any], most: int = 12) -> list[dict[str, Any]]:
