@@ -47,8 +47,7 @@ def chain(config: FinetuneConfig, run: Runner, baseline: Product | None = None) 
     yield "check", refuse_errors(checked)
     weights = run(fetch, config.weights.source, config.weights.sha256) if config.weights else None
     yield "fetch", weights
-    rules = config.weights.rules if config.weights else None
-    adapted = run(adapt, weights, rules, config.detector, classes_of(checked), config.train.seed)
+    adapted = run(adapt, weights, config.weights, config.detector, classes_of(checked), config.train.seed)
     yield "adapt", adapted
     train_json, val_json = checked.file("train.json"), checked.file("val.json")
     trained = run(train, adapted.file("init.pt"), train_json, val_json, images, config.train)

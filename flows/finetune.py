@@ -64,7 +64,7 @@ def _as_tasks(workspace: Path, reused: list[str]) -> Runner:
         result: Any = state.result()
         if state.name == "Cached":
             reused.append(stage.name)
-        _say(f"{stage.name:9s} {'cached ' if state.name == 'Cached' else 'made   '} {_headline(result)}")
+        _say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
         return result  # type: ignore[no-any-return]
 
     return run

@@ -12,9 +12,9 @@ from models.weights.apply import apply_plan
 from models.weights.containers import read_checkpoint
 from models.weights.plan import LoadPlan
 from models.weights.planning import plan_load
-from models.weights.rules import LoadRules
 from models.zoo import build_detector, get_detector, resolve_options
 from models.zoo.options import DetectorOptions
+from tasks.fetch import WeightsOptions
 from tasks.stage import product
 from tasks.store import FileRef
 
@@ -23,7 +23,7 @@ from tasks.store import FileRef
 def adapt(
     folder: Path,
     weights: FileRef | None,
-    rules: LoadRules | None,
+    source: WeightsOptions | None,
     detector: DetectorOptions,
     classes: tuple[str, ...],
     seed: int,
@@ -36,14 +36,14 @@ def adapt(
     """
     entry = get_detector(detector.name)
     torch.manual_seed(seed)
-    options = resolve_options(detector, pretrained=weights is not None)
+    options = resolve_options(detector, source and source.source, pretrained=weights is not None)
     model = build_detector(options, num_classes=len(classes) + 1)
     state = model.state_dict()
     if weights is None:
         (folder / "summary.md").write_text("no pretrained weights: every tensor starts at its initial values\n")
     else:
         checkpoint = read_checkpoint(weights.path)
-        plan = plan_load(model, entry, classes, checkpoint, rules or LoadRules())
+        plan = plan_load(model, entry, classes, checkpoint, source)
         state = apply_plan(plan, state, checkpoint)
         (folder / "plan.json").write_bytes(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2))
         (folder / "summary.md").write_text(_summary(plan))

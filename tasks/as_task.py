@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 
-from models.training.launch import TrainingCrash
+from models.errors import TrainingCrash
 from tasks.stage import Stage
 from tasks.store import Product
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from converters.check import find_problems, write_page
+from converters.check import CheckReport, find_problems, repair_policy
+from converters.check.page import write_page
 from converters.coco import write_coco
 from converters.errors import DatasetError
 from tasks.convert import Images
 from tasks.stage import product
 from tasks.store import Product
-
-FIRST = 10  # problems that the error message shows; the file has all
 
 
 class CheckOptions(BaseModel):
@@ -22,32 +22,46 @@ class CheckOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy: dict[str, str] = Field({}, description="error, warn, fix, drop or off by rule id; see docs/check.md")
-    max_drop: float = Field(0.01, ge=0, le=1, description="Largest share of annotations that may be dropped")
-    decode: bool = Field(False, description="Decode every image in full instead of reading its header")
-    jobs: int = Field(2, ge=1, description="Threads that read images")
+    policy: dict[str, str] = Field(
+        default={}, description="error, warn, info, fix, drop or off by rule id; see docs/check.md"
+    )
+    repair: bool = Field(
+        default=True, description="Fix or drop what needs no decision, within max_drop; the page lists each change"
+    )
+    max_drop: float = Field(default=0.01, ge=0, le=1, description="Largest share of annotations that may be dropped")
+    depth: Literal["header", "pixels"] = Field(
+        default="header", description="Read the header of each image, or decode it and look for near duplicates too"
+    )
+    jobs: int = Field(default=0, ge=0, description="Images looked at at once; 0: one a core")
+
+    def binding(self) -> dict[str, Any]:
+        """The fields that decide the result."""
+        return self.model_dump(exclude={"jobs"})
 
 
-@product("converters.check")
+@product("tasks.check")
 def check(folder: Path, converted: Product, images: Images, options: CheckOptions) -> None:
     """Write the splits as they may be used, ``problems.json``, ``problems.html`` and ``classes.json``.
 
-    Problems that should stop the run are in the product as well: see :func:`refuse_errors`.
+    Errors do not stop it: they are part of the product, and :func:`refuse_errors` reads them.
     """
-    names = sorted(
-        path.stem for path in converted.path.glob("*.json") if path.name not in ("about.json", "manifest.json")
-    )
-    splits = {name: converted.path / f"{name}.json" for name in names}
+    about = orjson.loads((converted.path / "about.json").read_bytes())
     report = find_problems(
-        splits, images.root, policy=options.policy, max_drop=options.max_drop, decode=options.decode, jobs=options.jobs
+        {name: converted.path / f"{name}.json" for name in about["splits"]},
+        images.root,
+        policy={**(repair_policy() if options.repair else {}), **options.policy},
+        jobs=options.jobs,
+        depth=options.depth,
+        max_drop=options.max_drop,
     )
     for name, coco in report.splits.items():
         write_coco(coco, folder / f"{name}.json")
     classes = [category["name"] for category in next(iter(report.splits.values()))["categories"]]
     (folder / "classes.json").write_bytes(orjson.dumps(classes))
-    (folder / "problems.json").write_bytes(report.to_json())
+    (folder / "problems.json").write_bytes(orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2))
     write_page(report, folder / "problems.html", images.root)
-    (folder / "summary.md").write_text(report.summary() + "\n")
+    (folder / "errors.txt").write_text(_errors(report))
+    (folder / "summary.md").write_text(_summary(report))
 
 
 def refuse_errors(checked: Product) -> Product:
@@ -56,14 +70,27 @@ def refuse_errors(checked: Product) -> Product:
     Raises:
         DatasetError: with the first ten errors, their number, and the page that shows them all.
     """
-    problems = orjson.loads((checked.path / "problems.json").read_bytes())["problems"]
-    errors = [problem for problem in problems if problem["severity"] == "error"]
+    errors = (checked.path / "errors.txt").read_text()
     if errors:
-        shown = "\n".join(f"  {p['file'] or p['split']}: {p['message']}. {p['remedy']}" for p in errors[:FIRST])
-        raise DatasetError(
-            f"the dataset has {len(errors)} errors:\n{shown}\nAll of them: {checked.path / 'problems.html'}"
-        )
+        raise DatasetError(f"{errors}\nAll of them, with pictures: {checked.path / 'problems.html'}")
     return checked
+
+
+def _errors(report: CheckReport) -> str:
+    try:
+        report.raise_for_errors()
+    except DatasetError as error:
+        return str(error)
+    return ""
+
+
+def _summary(report: CheckReport) -> str:
+    found = ", ".join(f"{count} {severity}" for severity, count in report.severities.items() if count)
+    repaired = sum(report.repaired.values())
+    first = (found or "nothing found") + (f"; {repaired} repaired" if repaired else "")
+    lines = [first, "", "| rule | found | repaired |", "|---|---:|---:|"]
+    lines += [f"| {rule} | {count} | {report.repaired.get(rule, 0)} |" for rule, count in report.counts.items()]
+    return "\n".join(lines) + "\n"
 
 
 def classes_of(checked: Product) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ class SourceOptions(BaseModel):
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
     jobs: int = Field(1, ge=1, description="Processes that read annotations")
 
+    def binding(self) -> dict[str, Any]:
+        """The fields that decide the result: not where the source is, nor how many processes read it."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in ("root", "images", "jobs")}
+
 
 class Images(BaseModel):
     """Where the images are, and what they are: the folder may move, the digest is what counts."""

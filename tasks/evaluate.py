@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.training.data import DetectionData
 from models.training.evaluation import evaluate as evaluate_checkpoint
-from models.training.options import EvaluateOptions
+from models.training.options import DetectionData, EvaluateOptions
 from tasks.convert import Images
 from tasks.stage import product
 from tasks.store import FileRef

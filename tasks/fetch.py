@@ -25,11 +25,6 @@ class WeightsOptions(LoadRules):
     )
     sha256: str | None = Field(None, description="SHA-256 of the file; the hash in its name is checked without it")
 
-    @property
-    def rules(self) -> LoadRules:
-        """The part that decides what moves, without where it comes from."""
-        return LoadRules(**{name: getattr(self, name) for name in LoadRules.model_fields})
-
 
 @stage("models.weights.fetch")
 def fetch(workspace: Path, source: str, sha256: str | None) -> FileRef:

@@ -45,6 +45,8 @@ def _content(value: Any) -> Any:  # noqa: PLR0911 - one line a kind
             return value.sha256
         case Product():
             return value.digest
+        case BaseModel() if hasattr(value, "binding"):  # it knows which of its fields decide the result
+            return _content(value.binding())
         case BaseModel():
             return {name: _content(getattr(value, name)) for name in type(value).model_fields}
         case None | bool() | int() | float() | str():

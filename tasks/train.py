@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-from models.training.data import DetectionData
+from models.training.folder import TrainSummary
 from models.training.launch import run_training
-from models.training.options import TrainOptions
+from models.training.options import DetectionData, TrainOptions
 from tasks.convert import Images
 from tasks.stage import product
 from tasks.store import FileRef
-
-log = logging.getLogger(__name__)
 
 
 @product("models.training.child", resume=True)
@@ -28,4 +25,15 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
     summary = run_training(
         init.path, DetectionData(train.path, images.root), DetectionData(val.path, images.root), options, folder
     )
-    (folder / "summary.md").write_text(summary.text() + "\n")
+    (folder / "summary.md").write_text(_summary(summary))
+
+
+def _summary(summary: TrainSummary) -> str:
+    reached = ", ".join(
+        f"{name} {value:.3f}" for name, value in summary.metrics.items() if name.endswith(("AP", "AP50"))
+    )
+    first = (
+        f"{summary.steps:,} steps, {summary.epochs:.1f} epochs; best at step {summary.best_step:,}: {reached or '-'}"
+    )
+    notes = [*summary.notes, *(f"not readable: {name}" for name in summary.unreadable)]
+    return "\n".join([first, "", *(f"- {note}" for note in notes)]) + "\n"
