@@ -259,6 +259,18 @@ def test_boxes_follow_the_picture_when_exif_turns_it(fresh: ReportInputs, tmp_pa
         assert embedded.size == (240, 320)
 
 
+def test_labels_of_boxes_in_one_place_do_not_cover_each_other(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.detections
+    image = json.loads(fresh.val.read_text())["images"][0]["id"]
+    found = [{"image_id": image, "category_id": 1, "bbox": [50, 60, 40, 40], "score": 0.99 - n / 100} for n in range(5)]
+    fresh.detections.write_text(json.dumps(found))
+    page = rendered(fresh, tmp_path)
+    tags = [(float(r["x"] or 0), float(r["y"] or 0)) for r in page.every("rect") if r.get("class") == "tag"]
+    mine = sorted(y for x, y in tags if x == 74.0)  # 50 pixels of 320 on a canvas of 480, and a little to the left
+    assert len(mine) == 5
+    assert all(below - above >= 17 for above, below in pairwise(mine))
+
+
 def test_the_page_stays_small(tmp_path: Path) -> None:
     """Eighty classes, thousands of steps, big pictures: still a page to send by mail."""
     names = tuple(f"class number {number}" for number in range(80))

@@ -17,7 +17,8 @@ from models.report.matching import Matched
 LONGEST_SIDE = 640  # pixels of an embedded picture
 CANVAS = 480.0  # width in drawing units: about the pixels it has on a screen
 MOST_BOXES = 40  # drawn in one picture
-MOST_LETTERS = 22  # of a label
+MOST_LETTERS = 27  # of a label, the score included
+TAG = 17  # height of a label in drawing units
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def picture(matched: Matched, images: Path, score: float, identity: str) -> Pict
     ]
     kept = [f for f in matched.found if f.score >= score]
     states = {True: "right", False: "wrong", None: "crowd"}
-    found = [Mark(f.box, f"{_clipped(f.name)} {f.score:.2f}", states[f.right]) for f in kept]
+    found = [Mark(f.box, f"{_clipped(f.name, MOST_LETTERS - 5)} {f.score:.2f}", states[f.right]) for f in kept]
     image = Markup('<image id="{}" href="{}" width="{:g}" height="{:.1f}" preserveAspectRatio="none"/>')
     again = Markup('<use href="#{}"/>').format(identity)
     return Picture(
@@ -91,7 +92,7 @@ def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, f
     listed = ", ".join(f"{mark.label} ({mark.state})" for mark in marks[:MOST_BOXES]) or "nothing"
     head = Markup('<svg viewBox="0 0 {:g} {:.1f}" role="img" aria-label="{}: {}">').format(*size, said, listed)
     boxes = Markup("").join(_outline(mark, scale) for mark in marks[:MOST_BOXES])
-    tags = Markup("").join(_tag(mark, size, scale) for mark in marks[MOST_BOXES - 1 :: -1])  # the surest on top
+    tags = Markup("").join(_tag(mark, place) for mark, place in _tag_places(marks[:MOST_BOXES], size, scale))
     return head + image + boxes + tags + Markup("</svg>")
 
 
@@ -102,17 +103,29 @@ def _outline(mark: Mark, scale: float) -> Markup:
     return Markup('<g class="mark {0}"><rect class="halo" {1}/><rect class="box" {1}/></g>').format(mark.state, place)
 
 
-def _tag(mark: Mark, size: tuple[float, float], scale: float) -> Markup:
-    """The label of a box: above it, or just inside where there is no room."""
-    x, y = mark.box[0] * scale, mark.box[1] * scale
-    label = _clipped(mark.label, MOST_LETTERS + 5)
-    wide = sum(4.2 if letter in "ijltf.I1 " else 10.6 if letter in "mwMW" else 7.2 for letter in label) + 9
-    left = min(max(0.0, x - 1), max(0.0, size[0] - wide))
-    top = y - 17 if y >= 17 else min(max(y, 0.0), size[1] - 17)
+def _tag_places(
+    marks: Sequence[Mark], size: tuple[float, float], scale: float
+) -> list[tuple[Mark, tuple[float, float, float]]]:
+    """Left, top and width of each label: above its box, or just inside, or lower where another one is already."""
+    places: list[tuple[Mark, tuple[float, float, float]]] = []
+    for mark in marks:
+        x, y = mark.box[0] * scale, mark.box[1] * scale
+        wide = 9 + sum(4.2 if c in "ijltf.I1 " else 10.6 if c in "mwMW" else 7.2 for c in _clipped(mark.label))
+        left = min(max(0.0, x - 1), max(0.0, size[0] - wide))
+        top = y - TAG if y >= TAG else max(y, 0.0)
+        for _, (other, above, width) in sorted(places, key=lambda place: place[1][1]):
+            if left < other + width and other < left + wide and abs(top - above) < TAG:
+                top = above + TAG
+        places.append((mark, (left, min(top, size[1] - TAG), wide)))
+    return places
+
+
+def _tag(mark: Mark, place: tuple[float, float, float]) -> Markup:
+    left, top, wide = place
     return Markup(
-        '<g class="mark {}"><rect class="tag" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="17" rx="2"/>'
+        '<g class="mark {}"><rect class="tag" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}" rx="2"/>'
         '<text x="{:.1f}" y="{:.1f}">{}</text></g>'
-    ).format(mark.state, left, top, wide, left + 4, top + 12.5, label)
+    ).format(mark.state, left, top, wide, TAG, left + 4, top + 12.5, _clipped(mark.label))
 
 
 def _clipped(text: str, most: int = MOST_LETTERS) -> str:
