@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,16 @@ import pytest
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
+from torchvision.models import squeezenet1_0
 
+from models.checkpoint import CheckpointMeta, save_checkpoint
 from models.errors import WeightsError
 from models.weights.apply import apply_plan
-from models.weights.containers import Checkpoint
+from models.weights.containers import Checkpoint, read_checkpoint
 from models.weights.plan import LoadPlan
-from models.weights.planning import plan_load
+from models.weights.planning import plan_for, plan_load
 from models.weights.rules import LoadRules
+from models.zoo import DetectorOptions, build_detector, resolve_options
 from models.zoo.detector import ClassRows, Detector
 
 
@@ -281,3 +285,63 @@ def test_the_table_and_the_summary_account_for_everything() -> None:
 def test_rules_that_cannot_be_meant_fail_where_they_are_read(field: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"regular expression|key_map|exlude"):
         LoadRules.model_validate(field)
+
+
+def test_the_command_plans_without_a_dataset_and_without_weights(tmp_path: Path) -> None:
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    options = DetectorOptions(name=name)
+    meta = CheckpointMeta(name, ("cat", "tv"), resolve_options(options).model_dump(mode="json"))
+    save_checkpoint(tmp_path / "own.pt", build_detector(options, 3).state_dict(), meta)
+
+    result = plan_for(name, ("tvmonitor", "fish", "cat"), tmp_path / "own.pt")
+
+    assert (result.container, result.key_map, result.classes.shared) == ("annotune", "name", ("tvmonitor", "cat"))
+    assert result.coverage.backbone == 1.0
+    assert plan_for(name, ("tvmonitor", "fish", "cat"), tmp_path / "own.pt") == result
+    with pytest.raises(WeightsError, match="no such checkpoint"):
+        plan_for(name, ("a",), tmp_path / "none.pt")
+
+
+SQUEEZENET = Detector(
+    name="squeezenet1_0",
+    title="",
+    build=lambda num_classes, options: squeezenet1_0(num_classes=num_classes),
+    class_rows=(ClassRows(r"classifier\.1\.(weight|bias)", background=False),),
+    fields={"fc": r"classifier\.1\..+"},
+    parts=((r"features\.", "backbone"),),
+)
+
+
+def real_checkpoint(name: str) -> Path:
+    if "ANNOTUNE_DATA" not in os.environ:
+        pytest.skip("ANNOTUNE_DATA is not set")
+    return Path(os.environ["ANNOTUNE_DATA"]) / "checkpoints" / name
+
+
+def test_a_real_pretrained_classifier_moves_but_for_its_classes() -> None:
+    file = read_checkpoint(real_checkpoint("squeezenet1_0_deepcomp.pth"))
+    model = squeezenet1_0(num_classes=3)
+
+    result = plan_load(model, SQUEEZENET, ("a", "b", "c"), file)
+    model.load_state_dict(apply_plan(result, model.state_dict(), file), strict=True)
+
+    assert (len(file.tensors), result.coverage.backbone, result.coverage.head) == (52, 1.0, 0.0)
+    assert [tensor.key for tensor in result.tensors if tensor.action == "skipped"] == [
+        "classifier.1.weight",
+        "classifier.1.bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20-12fca82f.th",
+        "mobilenet0.25_Final.pth",
+        "slim_Final.pth",
+        "espnet_best_model.pdparams",
+        "chainer_siamese_cifar10.npz",
+    ],
+)
+def test_a_real_checkpoint_of_something_else_is_refused(name: str) -> None:
+    with pytest.raises(WeightsError, match=r"does not fit squeezenet1_0: (nothing in it matches|it supplies 0\.)"):
+        plan_load(squeezenet1_0(num_classes=3), SQUEEZENET, ("a", "b", "c"), read_checkpoint(real_checkpoint(name)))
