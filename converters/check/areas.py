@@ -57,7 +57,7 @@ def check_crowds(draft: Draft, masks: Masks, limits: Limits) -> None:
 
 def _check_crowd_polygons(draft: Draft, masks: Masks, crowds: list[int]) -> None:
     rows = draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     for index in crowds:
         if masks.present[index] and isinstance(draft.annotations[index]["segmentation"], list | tuple):
             rings = draft.annotations[index]["segmentation"]

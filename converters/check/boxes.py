@@ -61,7 +61,7 @@ def _check_convention(draft: Draft) -> None:
 
 def _check_degenerate(draft: Draft) -> None:
     boxes, rows = draft.boxes(), draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     for index in np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1)).tolist():
         x, y, w, h = boxes[index].tolist()
         turned = (min(x, x + w), min(y, y + h), abs(w), abs(h))
@@ -75,7 +75,7 @@ def _check_degenerate(draft: Draft) -> None:
 def _check_swapped(draft: Draft) -> Rows:
     """Images whose boxes only fit them lying on the side; their rows."""
     boxes, rows = draft.boxes(), draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     ends = boxes[:, :2] + boxes[:, 2:]
     far = (ends > canvas * 1.1 + 1).any(axis=1)
     fits = (ends <= canvas[:, ::-1] + 1).all(axis=1) | np.isnan(ends[:, 0])
@@ -90,7 +90,7 @@ def _check_swapped(draft: Draft) -> Rows:
 def _check_place(draft: Draft, turned: Rows) -> None:
     """Boxes beyond the image, by how much of them is."""
     boxes, rows = draft.boxes(), draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     with np.errstate(invalid="ignore"):
         low = np.clip(boxes[:, :2], 0, canvas)
         high = np.clip(boxes[:, :2] + boxes[:, 2:], 0, canvas)
@@ -157,7 +157,7 @@ def _check_outliers(draft: Draft, good: Rows, logs: Floats, limits: Limits) -> N
 
 
 def _check_against_images(draft: Draft, boxes: Floats, rows: Rows, limits: Limits) -> None:
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     with np.errstate(invalid="ignore"):
         whole = np.minimum(boxes[:, 2:], canvas).prod(axis=1) >= 0.99 * canvas.prod(axis=1)
         images = len(np.unique(rows[whole]))

@@ -72,7 +72,8 @@ class Draft:
         self.total = {kind: len(entries) for kind, entries in self.lists.items()}
         self.dropped: dict[str, dict[int, str]] = {kind: {} for kind in self.lists}  # index -> rule
         self.touched: set[str] = set()
-        self._rows: dict[int | None, int] | None = None
+        self.version = 0  # of the lists; goes up with every change
+        self._cache: dict[str, tuple[int, Any]] = {}
         self.readable = True  # false where there is no JSON object at all
         self.boxes_mean_something = True  # false once they look like corners or fractions
 
@@ -93,43 +94,68 @@ class Draft:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made again only after the lists have changed. Callers do not write to it."""
+        known = self._cache.get(name)
+        if known is None or known[0] != self.version:
+            known = self._cache[name] = (self.version, make())
+        return known[1]
+
     def column(self, kind: str, key: str) -> list[Any]:
         """One field of every entry, None where it is absent."""
         return [entry.get(key) for entry in self.lists[kind]]
 
     def ids(self, kind: str, key: str = "id") -> list[int | None]:
         """One id field of every entry as integers, None where it is none; text and floats count by their value."""
-        return integers(self.column(kind, key))
+        made: list[int | None] = self._once(f"{kind} {key}", lambda: integers(self.column(kind, key)))
+        return made
 
     def boxes(self) -> Floats:
         """Boxes of the annotations, (N, 4) pixel xywh; a row of NaN where the box cannot be used."""
+        made: Floats = self._once("boxes", self._boxes)
+        return made
+
+    def _boxes(self) -> Floats:
         boxes = numbers(self.column("annotations", "bbox"), 4)
         boxes[~np.isfinite(boxes).all(axis=1)] = np.nan
         return boxes
 
     def image_rows(self) -> npt.NDArray[np.int64]:
         """For each annotation the index of its image, -1 where there is none; (N,)."""
+        made: npt.NDArray[np.int64] = self._once("image_rows", self._image_rows)
+        return made
+
+    def _image_rows(self) -> npt.NDArray[np.int64]:
         rows = self._image_index()
         return np.array([rows.get(i, -1) for i in self.ids("annotations", "image_id")], np.int64)
 
     def _image_index(self) -> dict[int | None, int]:
         """Row by image id, the first where an id occurs twice."""
-        if self._rows is None:
-            self._rows = {image_id: row for row, image_id in reversed(list(enumerate(self.ids("images"))))}
-            self._rows.pop(None, None)
-        return self._rows
+
+        def make() -> dict[int | None, int]:
+            rows = {image_id: row for row, image_id in reversed(list(enumerate(self.ids("images"))))}
+            rows.pop(None, None)
+            return rows
+
+        made: dict[int | None, int] = self._once("image_index", make)
+        return made
 
     def image_sizes(self) -> Floats:
         """Width and height of the images, (N, 2) pixels; a row of NaN where no image has such a size."""
+        made: Floats = self._once("image_sizes", self._image_sizes)
+        return made
+
+    def _image_sizes(self) -> Floats:
         pairs = zip(self.column("images", "width"), self.column("images", "height"), strict=True)
         sizes = numbers([(as_integer(w), as_integer(h)) for w, h in pairs], 2)
         sizes[~((sizes > 0).all(axis=1) & (sizes.prod(axis=1) < MAX_PIXELS))] = np.nan
         return sizes
 
-    def canvas(self, rows: npt.NDArray[np.int64] | None = None) -> Floats:
+    def canvas(self) -> Floats:
         """For each annotation the size of its image, (N, 2) pixels, NaN where unknown."""
-        rows = self.image_rows() if rows is None else rows
-        return np.vstack([self.image_sizes(), [[np.nan, np.nan]]])[rows]
+        unknown = [[np.nan, np.nan]]
+        made: Floats = self._once("canvas", lambda: np.vstack([self.image_sizes(), unknown])[self.image_rows()])
+        return made
 
     def file_name(self, row: int) -> str:
         """The file_name of an image for messages; the annotation file's where there is none."""
@@ -250,7 +276,7 @@ class Draft:
         new = {key: value for key, value in (old | dict(values)).items() if value is not ABSENT}
         self.lists[kind][index] = new
         self.touched.add(kind)
-        self._rows = None if kind == "images" else self._rows
+        self.version += 1
         before = {key: old[key] for key in values if key in old}
         after = {key: new[key] for key in values if key in new}
         self.ledger.changes.append(Change(rule, self.name, kind, old.get("id"), before, after))
@@ -276,7 +302,7 @@ class Draft:
             if dropped:
                 self.lists[kind] = [entry for i, entry in enumerate(self.lists[kind]) if i not in dropped]
                 self.touched.add(kind)
-                self._rows = None
+                self.version += 1
                 dropped.clear()
 
     def result(self) -> dict[str, Any]:
@@ -298,13 +324,14 @@ def shorten(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def groups(keys: Iterable[Any]) -> dict[Any, list[int]]:
+def groups(keys: Sequence[Any]) -> dict[Any, list[int]]:
     """Indices by key, for keys that occur more than once; None is no key."""
-    found: defaultdict[Any, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        if key is not None:
+    counts = Counter(keys)
+    found: dict[Any, list[int]] = {key: [] for key, count in counts.items() if count > 1 and key is not None}
+    for index, key in enumerate(keys if found else ()):
+        if key in found:
             found[key].append(index)
-    return {key: indices for key, indices in found.items() if len(indices) > 1}
+    return found
 
 
 def flatten(nested: Iterable[Iterable[Any]]) -> chain[Any]:

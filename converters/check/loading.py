@@ -15,10 +15,13 @@ from converters.check.draft import Draft, Ledger, flatten
 
 _KNOWN = {
     "": {"info", "licenses", "images", "annotations", "categories"},
-    "images": {"id", "width", "height", "file_name", "license", "flickr_url", "coco_url", "date_captured"},
+    "images": {"id", "width", "height", "file_name", "license", "flickr_url", "coco_url", "date_captured", "flags"},
     "annotations": {
         *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"),
         *("segmentation", "keypoints", "num_keypoints"),
+        # What annotation formats carry along, written beside COCO's own by this and other converters.
+        *("attributes", "description", "flags", "group_id", "parts", "pose", "score", "difficult", "truncated"),
+        *("occluded", "occlusion", "blur", "expression", "illumination", "invalid"),
     },
     "categories": {"id", "name", "supercategory", "keypoints", "skeleton"},
 }

@@ -72,15 +72,18 @@ def crossings(rings: Sequence[Ring]) -> Bools:
         members = np.flatnonzero((padded == size) & (sizes >= 4) & (sizes <= _LONGEST))
         step = max(1, _PAIRS // size**2)
         for start in range(0, len(members), step):
-            batch = members[start : start + step]
-            points = np.stack([_padded(rings[index], size) for index in batch.tolist()])
-            found[batch] = _cross(points)
+            batch = members[start : start + step].tolist()
+            found[batch] = _cross(_padded([rings[index] for index in batch], size))
     return found
 
 
-def _padded(ring: Ring, size: int) -> Floats:
-    points = np.array(ring, np.float64).reshape(-1, 2)
-    return np.concatenate([points, np.broadcast_to(points[-1], (size - len(points), 2))])
+def _padded(rings: list[Ring], size: int) -> Floats:
+    """Rings as (B, size, 2), the last point repeated: edges without length cross nothing."""
+    flat = np.fromiter(itertools.chain.from_iterable(rings), np.float64).reshape(-1, 2)
+    counts = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
+    starts = np.cumsum(counts) - counts
+    padded: Floats = flat[starts[:, None] + np.minimum(np.arange(size), counts[:, None] - 1)]
+    return padded
 
 
 def _cross(points: Floats) -> Bools:

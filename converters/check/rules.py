@@ -146,7 +146,7 @@ _DUPLICATES = _table(
     "split",
     ("split-empty", "error", "", "a split without images", "check the split list and the paths"),
     ("split-no-objects", "warning", "", "a split without a single annotation", "its AP will be -1; check the annotation paths"),
-    ("split-ids-overlap", "info", "", "splits use the same ids for different images", "number them apart before merging the files"),
+    ("split-ids-overlap", "warning!", "", "splits use the same ids for different images", "no harm in separate files; number them apart before merging"),
 )
 _BOXES = _table(
     "annotation",

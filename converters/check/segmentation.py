@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from converters.check.boxes import Rows as Indices
 from converters.check.boxes import tidy
 from converters.check.columns import as_integer, is_number
-from converters.check.draft import DROP, Draft, flatten
+from converters.check.draft import DROP, Draft, Floats, flatten
 from converters.check.limits import Limits
-from converters.check.masks import Masks, Ring, crossings, measure, raster
+from converters.check.masks import Bools, Masks, Ring, crossings, measure, raster
 from converters.check.runs import check_rle
 from converters.geometry import clip_ring
 
@@ -21,12 +23,15 @@ Found = dict[int, tuple[float, tuple[float, float, float, float]]]
 Remake = Callable[[list[Ring]], list[Ring]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Rings:
-    """The rings of a split, one after another, and whose they are."""
+    """The rings of a split, one after another."""
 
-    owners: list[int] = field(default_factory=list)  # index of the annotation
-    rings: list[Ring] = field(default_factory=list)
+    version: int  # of the draft they were collected from
+    owners: Indices  # (R,) index of the annotation
+    rings: list[Ring]
+    areas: Floats  # (R,) signed
+    boxes: Floats  # (R, 4) pixel xyxy
 
 
 def check_segmentations(draft: Draft, limits: Limits) -> Masks:
@@ -35,7 +40,7 @@ def check_segmentations(draft: Draft, limits: Limits) -> Masks:
     masks: Found = {}
     unusable: set[int] = set()
     rows = draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     for index, value in enumerate(draft.column("annotations", "segmentation")):
         if isinstance(value, dict):
             covered = check_rle(draft, index, int(rows[index]), canvas[index])
@@ -46,8 +51,7 @@ def check_segmentations(draft: Draft, limits: Limits) -> Masks:
             if not is_drawable(draft.annotations[index].get("segmentation"), limits.coordinate):
                 unusable.add(id(draft.annotations[index]))
     draft.settle()
-    _check_rings(draft, unusable, limits)
-    result = _cover(draft, unusable, masks)
+    result = _cover(draft, _check_rings(draft, unusable, limits), masks)
     _check_mixed(draft)
     _check_against_boxes(draft, result, limits)
     _check_keypoints(draft)
@@ -62,7 +66,11 @@ def is_drawable(value: Any, limit: float) -> bool:
         return False
     if not set(map(type, flatten(value))) <= {int, float} and not all(map(is_number, flatten(value))):
         return False
-    return all(-limit <= number <= limit for number in flatten(value))
+    numbers = list(flatten(value))
+    if not numbers:
+        return True
+    # NaN hides from max() and min() unless it comes first, and then it fails here; otherwise it shows in the sum.
+    return -limit <= min(numbers) and max(numbers) <= limit and math.isfinite(sum(numbers))
 
 
 def _check_form(draft: Draft, index: int, value: Any, limits: Limits, row: int) -> None:
@@ -86,42 +94,41 @@ def _check_form(draft: Draft, index: int, value: Any, limits: Limits, row: int) 
         draft.hit("segm-ring-short", index, message, short[0], {"segmentation": kept}, row=row)
 
 
-def _collect(draft: Draft, unusable: set[int]) -> _Rings:
-    found = _Rings()
+def _collect(draft: Draft, unusable: set[int], known: _Rings | None = None) -> _Rings:
+    """The usable rings as they stand; the known ones where nothing has changed."""
+    if known is not None and known.version == draft.version:
+        return known
+    owners: list[int] = []
+    rings: list[Ring] = []
     for index, entry in enumerate(draft.annotations):
-        rings = entry.get("segmentation")
-        if isinstance(rings, list | tuple) and rings and id(entry) not in unusable:
-            found.owners.extend([index] * len(rings))
-            found.rings.extend(rings)
-    return found
+        parts = entry.get("segmentation")
+        if isinstance(parts, list | tuple) and parts and id(entry) not in unusable:
+            owners.extend([index] * len(parts))
+            rings.extend(parts)
+    return _Rings(draft.version, np.array(owners, np.int64), rings, *measure(rings))
 
 
-def _check_rings(draft: Draft, unusable: set[int], limits: Limits) -> None:
+def _check_rings(draft: Draft, unusable: set[int], limits: Limits) -> _Rings:
     """Rules about single rings. Each repair leaves rings that the next rule can measure."""
-    rows = draft.image_rows()
-    canvas = draft.canvas(rows)
+    rows, canvas = draft.image_rows(), draft.canvas()
     found = _collect(draft, unusable)
-    _, boxes = measure(found.rings)
-    owners = np.array(found.owners, np.int64)
-    beyond = np.maximum(-boxes[:, :2], boxes[:, 2:] - canvas[owners]).max(axis=1) if len(owners) else np.empty(0)
-    for index in np.unique(owners[beyond > 1]).tolist():
+    over = np.maximum(-found.boxes[:, :2], found.boxes[:, 2:] - canvas[found.owners])
+    for index in np.unique(found.owners[(over > 1).any(axis=1)]).tolist():
         width, height = canvas[index].tolist()
         _remake(draft, "segm-outside", index, partial(_clipped, width=width, height=height))
-    found = _collect(draft, unusable)
-    areas, _ = measure(found.rings)
-    small = np.flatnonzero(np.abs(areas) < 0.01)
+    found = _collect(draft, unusable, found)
+    small = np.flatnonzero(np.abs(found.areas) < 0.01)
     crossed = crossings([found.rings[at] for at in small.tolist()])
-    for index in sorted({found.owners[at] for at in small[~crossed].tolist()}):
+    for index in np.unique(found.owners[small[~crossed]]).tolist():
         _remake(draft, "segm-degenerate", index, _without_empty)
-    found = _collect(draft, unusable)
-    closed = {
-        o for o, ring in zip(found.owners, found.rings, strict=True) if ring[0] == ring[-2] and ring[1] == ring[-1]
-    }
-    for index in sorted(closed):
+    found = _collect(draft, unusable, found)
+    closed = [owner for owner, ring in zip(found.owners.tolist(), found.rings, strict=True) if _closed(ring)]
+    for index in sorted(set(closed)):
         _remake(draft, "segm-closing-point", index, _all_opened)
-    for owner, ring in zip(found.owners, found.rings, strict=True):
+    for owner, ring in zip(found.owners.tolist(), found.rings, strict=True):
         if len(ring) > 2 * limits.points:
             draft.hit("segm-many-points", owner, value=f"{len(ring) // 2} points", row=int(rows[owner]))
+    return _collect(draft, unusable, found)
 
 
 def _remake(draft: Draft, rule: str, index: int, remake: Remake) -> None:
@@ -148,44 +155,46 @@ def _all_opened(rings: list[Ring]) -> list[Ring]:
 
 def _opened(ring: Ring) -> Ring:
     """A ring without its first point standing again at the end."""
-    while len(ring) > 6 and ring[0] == ring[-2] and ring[1] == ring[-1]:
+    while len(ring) > 6 and _closed(ring):
         ring = ring[:-2]
     return ring
 
 
-def _cover(draft: Draft, unusable: set[int], masks: Found) -> Masks:
+def _closed(ring: Ring) -> bool:
+    return ring[0] == ring[-2] and ring[1] == ring[-1]
+
+
+def _cover(draft: Draft, found: _Rings, masks: Found) -> Masks:
     """Areas and boxes of all usable segmentations: shoelace for one simple ring, pixels for anything else."""
     count = len(draft.annotations)
     result = Masks(np.zeros(count, bool), np.full(count, np.nan), np.full((count, 4), np.nan))
-    for index, entry in enumerate(draft.annotations):
+    for index, entry in enumerate(draft.annotations) if masks else ():
         if id(entry) in masks:
             result.present[index] = True
             result.areas[index], result.boxes[index] = masks[id(entry)]
-    found = _collect(draft, unusable)
-    owners = np.array(found.owners, np.int64)
-    if not len(owners):
+    if not found.rings:
         return result
-    areas, boxes = measure(found.rings)
-    crossed = _report_crossings(draft, found, owners)
-    single, first, rings = np.unique(owners, return_index=True, return_counts=True)
+    crossed = _report_crossings(draft, found)
+    single, first, rings = np.unique(found.owners, return_index=True, return_counts=True)
     result.present[single] = True
-    result.areas[single] = np.abs(areas[first])
-    result.boxes[single, :2] = np.minimum.reduceat(boxes[:, :2], first)
-    result.boxes[single, 2:] = np.maximum.reduceat(boxes[:, 2:], first)
+    result.areas[single] = np.abs(found.areas[first])
+    result.boxes[single, :2] = np.minimum.reduceat(found.boxes[:, :2], first)
+    result.boxes[single, 2:] = np.maximum.reduceat(found.boxes[:, 2:], first)
     canvas = draft.canvas()
-    for index in np.union1d(single[rings > 1], owners[crossed]).tolist():
+    for index in np.union1d(single[rings > 1], found.owners[crossed]).tolist():
         _, pixels = raster(draft.annotations[index]["segmentation"], *canvas[index].tolist())
         result.areas[index] = pixels
     result.areas[result.areas < 0.01] = np.nan
     return result
 
 
-def _report_crossings(draft: Draft, found: _Rings, owners: Any) -> Any:
+def _report_crossings(draft: Draft, found: _Rings) -> Bools:
+    """Which rings cross themselves; not looked for where neither rule that needs it is on."""
     if not draft.ledger.active("segm-self-crossing", "area-wrong"):
-        return np.zeros(len(owners), bool)
+        return np.zeros(len(found.rings), bool)
     crossed = crossings(found.rings)
     rows = draft.image_rows()
-    for index in np.unique(owners[crossed]).tolist():
+    for index in np.unique(found.owners[crossed]).tolist():
         draft.hit("segm-self-crossing", index, value=draft.annotations[index]["segmentation"], row=int(rows[index]))
     return crossed
 
@@ -202,7 +211,7 @@ def _check_against_boxes(draft: Draft, masks: Masks, limits: Limits) -> None:
     if not draft.boxes_mean_something:
         return
     boxes, rows = draft.boxes(), draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
     sides = np.minimum(corners[:, 2:], masks.boxes[:, 2:]) - np.maximum(corners[:, :2], masks.boxes[:, :2])
     shared = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0)

@@ -63,7 +63,7 @@ _KEYS = ("images", "annotations", "negatives", "crowds", "masks", "sides", "aspe
 
 def _counts(draft: Draft) -> dict[str, Any]:
     boxes, rows = draft.boxes(), draft.image_rows()
-    canvas = draft.canvas(rows)
+    canvas = draft.canvas()
     good = (boxes[:, 2:] > 0).all(axis=1)
     area = boxes[good, 2:].prod(axis=1)
     per_image = np.bincount(rows[rows >= 0], minlength=len(draft.images))
