@@ -19,7 +19,7 @@ from PIL import Image
 
 from models.report import ReportError, ReportInputs, compare, render
 from models.report.findings import findings
-from models.report.inputs import without_paths
+from models.report.inputs import presentable
 from models.report.loading import loading_figures
 from models.report.matching import match_images, operation
 from models.report.results import confusion, error_kinds
@@ -174,11 +174,12 @@ def test_no_absolute_path_appears(run: ReportInputs, tmp_path: Path) -> None:
         ("root: /data", "root: …/data"),
         ("https://example.org/a/b.pt and data/bccd/val.json", "https://example.org/a/b.pt and data/bccd/val.json"),
         ("torchvision://Weights.COCO_V1, 3/4 of 2/3, and/or, ../up/there", None),
+        ("s: https://ada:pw@example.org/a.pt?Signature=abc&x=/y", "s: https://…@example.org/a.pt?…"),
         ("file:///srv/models/a.pt", "…/a.pt"),
     ],
 )
-def test_absolute_paths_are_shortened_and_nothing_else(text: str, expected: str | None) -> None:
-    assert without_paths(text) == (text if expected is None else expected)
+def test_paths_and_credentials_are_left_out_and_nothing_else(text: str, expected: str | None) -> None:
+    assert presentable(text) == (text if expected is None else expected)
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</title></style>"
@@ -367,6 +368,8 @@ def test_findings_count_what_is_told_and_else_what_is_listed() -> None:
         }
     )
     assert [(f.rule, f.count) for f in told] == [("bad", 1), ("tiny", 90)]
+    mended = findings({"rules": {"bad": {"severity": "error", "count": 1, "repaired": 1}, "odd": {"count": 2}}})
+    assert [(f.rule, f.stands) for f in mended] == [("odd", True), ("bad", False)]
 
 
 def test_a_plan_adds_up() -> None:

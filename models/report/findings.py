@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.report.inputs import without_paths
+from models.report.inputs import presentable
 
 SEVERITIES = ("error", "warning", "info")
 
@@ -23,9 +23,14 @@ class Finding:
     remedy: str
     examples: Sequence[str]
 
+    @property
+    def stands(self) -> bool:
+        """Whether some of it was not repaired."""
+        return self.repaired < self.count
+
 
 def findings(check: Mapping[str, Any], most: int = 3) -> list[Finding]:
-    """The rules that were broken, errors first, then by how often.
+    """The rules that were broken: first what still stands, errors first, then by how often.
 
     Args:
         check: content of ``problems.json``; its exact counts are used where it has them, else its problems are counted.
@@ -37,7 +42,7 @@ def findings(check: Mapping[str, Any], most: int = 3) -> list[Finding]:
     rules = check.get("rules") or {}
     found = [_finding(rule, rules.get(rule) or {}, problems.get(rule, []), most) for rule in {**problems, **rules}]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
-    return sorted(found, key=lambda f: (order[f.severity], -f.count, f.rule))
+    return sorted(found, key=lambda f: (not f.stands, order[f.severity], -f.count, f.rule))
 
 
 def _finding(rule: str, told: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], most: int) -> Finding:
@@ -49,13 +54,13 @@ def _finding(rule: str, told: Mapping[str, Any], problems: Sequence[Mapping[str,
         severity=severity if severity in SEVERITIES else "info",
         count=int(told.get("count") or len(problems)),
         repaired=int(told.get("repaired") or repaired),
-        what=without_paths(str(told.get("what") or first.get("message") or "")),
-        remedy=without_paths(str(told.get("remedy") or first.get("remedy") or "")),
+        what=presentable(str(told.get("what") or first.get("message") or "")),
+        remedy=presentable(str(told.get("remedy") or first.get("remedy") or "")),
         examples=[_example(problem) for problem in problems[:most]],
     )
 
 
 def _example(problem: Mapping[str, Any]) -> str:
     parts = [str(problem.get(name) or "") for name in ("split", "file", "value")]
-    text = " · ".join(part for part in parts if part)
-    return without_paths(text or str(problem.get("message") or ""))
+    text = " · ".join(dict.fromkeys(part for part in parts if part))  # a file may be named as its split is
+    return presentable(text or str(problem.get("message") or ""))

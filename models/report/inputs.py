@@ -94,14 +94,18 @@ def load_run(inputs: ReportInputs) -> Run:
     )
 
 
-def without_paths(text: str) -> str:
-    """Shorten absolute paths to their last part: a page that travels does not tell whose disk it was made on.
+def presentable(text: str) -> str:
+    """Take out of a text what a page that travels should not tell: whose disk it was made on, and how to log in.
 
-    URLs stay whole, those of files apart.
+    Absolute paths, file URLs too, are shortened to their last part. Other URLs stay, without login and query.
     """
+    text = _LOGIN.sub(r"\1…@", text)
+    text = _QUERY.sub(r"\1?…", text)
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match.group().rstrip("/\\"))[-1], text)
 
 
+_LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\"]+")
 _ABSOLUTE = re.compile(
     r"""(?<![\w./\\~…-])  # not inside of a word, a URL or a relative path
         (?:(?:file://)?/|[A-Za-z]:[/\\])[^\s'",;:()<>\[\]{}|/\\]+(?:[/\\][^\s'",;:()<>\[\]{}|/\\]*)*""",

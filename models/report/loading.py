@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.report.inputs import without_paths
+from models.report.inputs import presentable
 
 ACTIONS = ("copied", "rows", "skipped")
 PARTS = ("backbone", "neck", "head")
@@ -56,7 +56,7 @@ def loading_figures(plan: Mapping[str, Any]) -> Loading | None:
     shared = [str(name) for name in classes.get("shared") or []]
     return Loading(
         detector=str(plan.get("detector", "")),
-        checkpoint=without_paths(str(plan.get("checkpoint", ""))),
+        checkpoint=presentable(str(plan.get("checkpoint", ""))),
         key_map=str(plan.get("key_map") or ""),
         coverage=_coverage(plan, tensors),
         counts={action: sum(t["action"] == action for t in tensors) for action in ACTIONS},
@@ -69,7 +69,7 @@ def loading_figures(plan: Mapping[str, Any]) -> Loading | None:
         unused=[_unused(entry) for entry in (plan.get("unused") or [])[:ROW_LIMIT]],
         total=len(tensors),
         left_out=max(0, len(tensors) - ROW_LIMIT),
-        notes=[without_paths(str(note)) for note in plan.get("notes") or []],
+        notes=[presentable(str(note)) for note in plan.get("notes") or []],
     )
 
 
@@ -85,7 +85,7 @@ def _tensor(tensor: Mapping[str, Any]) -> dict[str, Any]:
         "source": str(tensor.get("source") or ""),
         "rows": f"{rows[0]} of {rows[1]}" if rows and len(rows) == 2 else "",
         "share": rows[0] / rows[1] if rows and len(rows) == 2 and rows[1] else 1.0,
-        "reason": without_paths(str(tensor.get("reason") or "")),
+        "reason": presentable(str(tensor.get("reason") or "")),
     }
 
 

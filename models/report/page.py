@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from models.report import dataset, findings, loading, pictures, results, training
-from models.report.inputs import ReportError, ReportInputs, Run, load_run, without_paths
+from models.report.inputs import ReportError, ReportInputs, Run, load_run, presentable
 from models.report.matching import Matched, Operation, match_images, operation
 from models.report.svg import Line, line_chart
 
@@ -142,10 +142,10 @@ def _cut(cut: Operation | None) -> dict[str, Any]:
 
 
 def _setup(run: Run) -> dict[str, Any]:
-    environment = {str(name): without_paths(str(value)) for name, value in run.inputs.environment.items()}
+    environment = {str(name): presentable(str(value)) for name, value in run.inputs.environment.items()}
     return {
-        "command": without_paths(run.inputs.command),
-        "config": without_paths(run.inputs.config),
+        "command": presentable(run.inputs.command),
+        "config": presentable(run.inputs.config),
         "environment": environment.items(),
         "digests": run.digests.items(),
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from models.report.inputs import Run, without_paths
+from models.report.inputs import Run, presentable
 from models.report.svg import Line, line_chart
 
 MOST_POINTS = 240  # of one curve; more are averaged, the screen has no more pixels
@@ -35,7 +35,7 @@ def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
         return None
     charts = [_loss_chart(steps), _eval_chart(evals), _parts_chart(steps), _rate_chart(steps)]
     derivations = (_start(history).get("derivations") or {}).items()
-    told = [(str(name).replace("_", " "), without_paths(str(reason))) for name, reason in derivations]
+    told = [(str(name).replace("_", " "), presentable(str(reason))) for name, reason in derivations]
     return Training([chart for chart in charts if chart], _facts(history, steps, evals), told)
 
 
