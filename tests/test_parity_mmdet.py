@@ -1,0 +1,192 @@
+"""Our cascades and YOLOv3 against mmdetection 3.3.0: the same weights, the same input, the same numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import helpers_mmdet
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from models.zoo import DetectorOptions, build_detector
+from models.zoo.roi_heads import Detections
+
+mm = helpers_mmdet.mmdetection()
+CLASSES = 4
+SIZES = [(96, 128), (120, 100)]
+
+# mmdetection's names -> ours; its last class is the background, ours is the first.
+CASCADE_NAMES = (
+    (r"backbone\.", "backbone.body."),
+    (r"neck\.lateral_convs\.(\d)\.conv", r"backbone.fpn.inner_blocks.\1.0"),
+    (r"neck\.fpn_convs\.(\d)\.conv", r"backbone.fpn.layer_blocks.\1.0"),
+    (r"rpn_head\.rpn_conv", "rpn.head.conv.0.0"),
+    (r"rpn_head\.rpn_cls", "rpn.head.cls_logits"),
+    (r"rpn_head\.rpn_reg", "rpn.head.bbox_pred"),
+    (r"roi_head\.bbox_head\.(\d)\.shared_fcs\.0", r"roi_heads.box_head.\1.fc6"),
+    (r"roi_head\.bbox_head\.(\d)\.shared_fcs\.1", r"roi_heads.box_head.\1.fc7"),
+    (r"roi_head\.bbox_head\.(\d)\.fc_cls", r"roi_heads.box_predictor.\1.cls_score"),
+    (r"roi_head\.bbox_head\.(\d)\.fc_reg", r"roi_heads.box_predictor.\1.bbox_pred"),
+    (r"roi_head\.mask_head\.(\d)\.convs\.(\d)\.conv", r"roi_heads.mask_head.\1.\2.0"),
+    (r"roi_head\.mask_head\.(\d)\.upsample", r"roi_heads.mask_predictor.\1.conv5_mask"),
+    (r"roi_head\.mask_head\.(\d)\.conv_logits", r"roi_heads.mask_predictor.\1.mask_fcn_logits"),
+)
+
+
+def renamed(state: dict[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    result = {}
+    for key, value in state.items():
+        new = next(re.sub(pattern, to, key, count=1) for pattern, to in names if re.match(pattern, key))
+        if ".fc_cls." in key:
+            result[new] = torch.cat((value[-1:], value[:-1]))
+        elif ".conv_logits." in key:
+            result[new] = torch.cat((torch.zeros_like(value[:1]), value))
+        else:
+            result[new] = value
+    return {key: value for key, value in result.items() if not key.endswith("num_batches_tracked")}
+
+
+def agree(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """Compare, and print the largest difference for the record (`pytest -rP`)."""
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs().max().item()
+    print(f"{what}: {difference:.1e} (largest value {theirs.abs().max().item():.3g}, allowed {tolerance:.0e})")
+    assert difference <= tolerance, what
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Weights that are not the initial ones, so that every layer says something."""
+    draw = torch.Generator().manual_seed(5)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0, generator=draw)
+        elif name.endswith(("running_mean", "bias")):
+            tensor.normal_(0, 0.1, generator=draw)
+        elif re.search(r"fc_(cls|reg)|rpn_(cls|reg)", name):
+            tensor.normal_(0, 0.05, generator=draw)
+    return model
+
+
+class Cascades:
+    """Both models with the same weights, their features, proposals and truth of two images."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        config = mm.Config.fromfile(mm.configs / "_base_/models/cascade-mask-rcnn_r50_fpn.py").model
+        config.backbone.init_cfg = None
+        for head in config.roi_head.bbox_head:
+            head.num_classes = CLASSES
+        config.roi_head.mask_head.num_classes = CLASSES
+        self.theirs = shaken(mm.MODELS.build(config)).eval()
+        options = DetectorOptions(name="cascade_mask_rcnn_resnet50_fpn", trainable_layers=5)
+        self.ours = build_detector(options, CLASSES + 1).eval()
+        self.ours.load_state_dict(renamed(self.theirs.state_dict(), CASCADE_NAMES), strict=True)
+        draw = torch.Generator().manual_seed(1)
+        self.batch = torch.randn(2, 3, 128, 128, generator=draw)
+        with torch.inference_mode():
+            self.features = self.ours.backbone(self.batch)
+            self.theirs_features = self.theirs.extract_feat(self.batch)
+        self.truth = [self.scene(draw, size) for size in SIZES]
+        self.proposals = [self.around(draw, boxes, size) for (boxes, *_), size in zip(self.truth, SIZES, strict=True)]
+
+    @staticmethod
+    def scene(draw: torch.Generator, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        height, width = size
+        low = torch.rand(5, 2, generator=draw) * torch.tensor([width - 50.0, height - 50.0])
+        boxes = torch.cat((low, low + 10 + 40 * torch.rand(5, 2, generator=draw)), 1)
+        masks = (torch.rand(5, height, width, generator=draw) > 0.4).to(torch.uint8)
+        return boxes, torch.tensor([0, 3, 1, 2, 0]), masks
+
+    @staticmethod
+    def around(draw: torch.Generator, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """60 proposals near the objects: all of them are sampled, so that chance has no say."""
+        moved = boxes.repeat(12, 1) + 5 * torch.randn(60, 4, generator=draw)
+        low, high = torch.minimum(moved[:, :2], moved[:, 2:] - 4), moved[:, 2:]
+        limit = torch.tensor([size[1], size[0]], dtype=torch.float32)
+        return torch.cat((torch.minimum(low.clamp(min=0), limit - 4), torch.minimum(high, limit).clamp(min=4)), 1)
+
+    def samples(self) -> list[Any]:
+
+        result = []
+        for (boxes, labels, masks), (height, width) in zip(self.truth, SIZES, strict=True):
+            sample = mm.DetDataSample(
+                metainfo={"img_shape": (height, width), "ori_shape": (height, width), "scale_factor": (1.0, 1.0)}
+            )
+            pictures = mm.BitmapMasks(masks.numpy(), height, width)
+            sample.gt_instances = mm.InstanceData(bboxes=boxes, labels=labels, masks=pictures)
+            result.append(sample)
+        return result
+
+    def instances(self) -> list[Any]:
+
+        return [mm.InstanceData(bboxes=boxes.clone(), scores=torch.ones(len(boxes))) for boxes in self.proposals]
+
+
+@pytest.fixture(scope="module")
+def cascades() -> Cascades:
+    return Cascades()
+
+
+def test_cascade_features_and_proposals(cascades: Cascades) -> None:
+    for ours, theirs in zip(cascades.features.values(), cascades.theirs_features, strict=True):
+        agree("pyramid features", ours, theirs, 1e-4)
+    with torch.inference_mode():
+        ours, _ = cascades.ours.rpn(ImageList(cascades.batch, SIZES), cascades.features)
+        theirs = cascades.theirs.rpn_head.predict(cascades.theirs_features, cascades.samples())
+    for mine, other in zip(ours, theirs, strict=True):
+        agree("proposals, px", mine, other.bboxes, 1e-3)
+
+
+def test_cascade_regions_and_logits(cascades: Cascades) -> None:
+
+    metas = [sample.metainfo for sample in cascades.samples()]
+    with torch.inference_mode():
+        logits, deltas, regions = cascades.ours.roi_heads.cascade(cascades.features, cascades.proposals, SIZES)
+        rois, scores, boxes = cascades.theirs.roi_head._refine_roi(
+            cascades.theirs_features, mm.bbox2roi(cascades.proposals), metas, [60, 60]
+        )
+    scores = torch.cat(scores)
+    agree("refined regions, px", torch.cat(regions), torch.cat(rois)[:, 1:], 1e-3)
+    agree("mean logits", logits, torch.cat((scores[:, -1:], scores[:, :-1]), 1), 1e-5)
+    agree("box deltas", deltas, torch.cat(boxes), 1e-5)
+
+
+def test_cascade_detections(cascades: Cascades) -> None:
+    heads = cascades.theirs.roi_head
+    with torch.inference_mode():
+        ours: Detections = cascades.ours.roi_heads.detections(cascades.features, cascades.proposals, SIZES)
+        theirs = heads.predict_bbox(
+            cascades.theirs_features,
+            [sample.metainfo for sample in cascades.samples()],
+            cascades.instances(),
+            heads.test_cfg,
+        )
+        pooled = cascades.ours.roi_heads.mask_roi_pool(cascades.features, [one["boxes"] for one in ours], SIZES)
+
+        stages = [
+            heads._mask_forward(k, cascades.theirs_features, mm.bbox2roi([one["boxes"] for one in ours]))["mask_preds"]
+            for k in range(3)
+        ]
+    assert len(pooled) == sum(len(one["boxes"]) for one in ours) > 20
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["labels"].tolist() == (other.labels + 1).tolist()
+        agree("detected boxes, px", mine["boxes"], other.bboxes, 1e-3)
+        agree("scores", mine["scores"], other.scores, 1e-5)
+    labels = torch.cat([one["labels"] for one in ours]) - 1
+    mean = torch.stack([logits.sigmoid() for logits in stages]).mean(0)[torch.arange(len(labels)), labels]
+    agree("mask probabilities", torch.cat([one["masks"] for one in ours])[:, 0], mean, 1e-5)
+
+
+def test_cascade_losses(cascades: Cascades) -> None:
+    targets = [{"boxes": boxes, "labels": labels + 1, "masks": masks} for boxes, labels, masks in cascades.truth]
+    with torch.no_grad():
+        ours = cascades.ours.roi_heads.losses(cascades.features, cascades.proposals, SIZES, targets)
+        theirs = cascades.theirs.roi_head.loss(cascades.theirs_features, cascades.instances(), cascades.samples())
+    for stage in range(3):
+        for name, other in (("classifier", "cls"), ("box_reg", "bbox"), ("mask", "mask")):
+            mine = ours[f"loss_{name}_{stage}"]
+            assert mine > 0
+            agree(f"loss_{name}_{stage}", mine, theirs[f"s{stage}.loss_{other}"].squeeze(), 1e-4)
