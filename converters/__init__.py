@@ -6,6 +6,7 @@ from converters.errors import AnnotationError, DatasetError
 from converters.fingerprint import Fingerprint, fingerprint
 from converters.formats import FORMATS, Conversion, Format, convert
 from converters.kitti import read_kitti
+from converters.labelme import read_labelme
 from converters.records import ConversionLog, ImageRecord, Instance
 from converters.splits import split_by_hash
 from converters.voc import read_voc
@@ -27,6 +28,7 @@ __all__ = [
     "merge_coco",
     "read_coco",
     "read_kitti",
+    "read_labelme",
     "read_voc",
     "read_widerface",
     "read_yolo",

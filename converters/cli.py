@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from converters.check.command import check
 from converters.coco import merge_coco, write_coco
 from converters.coco_source import read_json
 from converters.errors import DatasetError
 from converters.formats import FORMATS, Conversion, Format, convert
 from converters.records import ConversionLog
 from converters.splits import read_list
-from converters.summary import print_summary
+from converters.summary import print_summary, printable
 
 app = typer.Typer(
     name="annotune-convert",
@@ -57,8 +58,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    text = message.encode("utf-8", "backslashreplace").decode()  # file names need not be UTF-8
-    _err.print(f"[bold red]error[/]: {escape(text)}", soft_wrap=True)
+    _err.print(f"[bold red]error[/]: {escape(printable(message))}", soft_wrap=True)
     sys.exit(code)
 
 
@@ -221,7 +221,8 @@ def _described(docstring: str) -> dict[str, str]:
     """What the ``Args`` of a docstring say, by name."""
     section = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
     entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.replace("``", "").split()) for name, text in entries}
+    texts = {name: " ".join(text.replace("``", "").split()) for name, text in entries}
+    return {name: text[:1].upper() + text[1:] for name, text in texts.items()}
 
 
 for _format in FORMATS.values():
@@ -241,6 +242,9 @@ def merge(
     write_coco(merged, output)
     _out.print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances")
     _out.print(f"wrote {escape(str(output))}", soft_wrap=True)
+
+
+app.command()(check)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import orjson
 
@@ -19,6 +19,7 @@ from converters.coco_source import coco_categories, read_coco
 from converters.collection import paused_collection
 from converters.errors import DatasetError
 from converters.kitti import kitti_images, read_kitti
+from converters.labelme import labelme_categories, read_labelme
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
 from converters.voc import read_voc
@@ -64,6 +65,12 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
             "Pascal VOC XML: devkits, LabelImg, CVAT, Roboflow; boxes, polygons, SegmentationObject masks",
             read_voc,
             lambda root, images: find_layout(root, images).images,
+        ),
+        Format(
+            "labelme",
+            "labelme JSON: polygons, rectangles, circles, bitmaps, grouped parts",
+            read_labelme,
+            categories=lambda root, options: labelme_categories(root) or (),
         ),
         Format(
             "yolo",
@@ -127,9 +134,9 @@ def convert(
         AnnotationError: a file cannot be read, unless ``log.skip_bad``.
     """
     chosen = find_format(format)
-    check_options(chosen, options)
+    options = read_options(chosen, options)
     log = log if log is not None else ConversionLog()
-    run = _Run(chosen, root, images, categories, dict(options), shard, log.skip_bad)
+    run = _Run(chosen, root, images, categories, options, shard, log.skip_bad)
     splits = splits or {"all": 1.0}
     shares = _shares(splits)
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
@@ -153,14 +160,35 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def check_options(chosen: Format, options: Mapping[str, Any]) -> None:
-    """Raise DatasetError for an option that the format's reader does not have."""
+def read_options(chosen: Format, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the format's reader takes them, text that names a file made a path.
+
+    Raises:
+        DatasetError: the reader has no such option, or not of this type.
+    """
+    hints = get_type_hints(chosen.read)
     for name in options:
         if name not in chosen.options:
             raise DatasetError(
                 f"{chosen.name} has no option {name!r}{_nearest(name, chosen.options)}. "
                 f"It has {', '.join(chosen.options) or 'none'}"
             )
+    return {name: _fitting(value, hints[name], f"{chosen.name} option {name!r}") for name, value in options.items()}
+
+
+def _fitting(value: Any, hint: Any, what: str) -> Any:
+    """The value if it is of the type, a path for the text of one; choices are left to the reader, which names them."""
+    kinds = set(get_args(hint)) if isinstance(hint, UnionType) else {hint}
+    if get_origin(hint) is Literal or (value is None and NoneType in kinds):
+        return value
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    if not any(kind is type(value) or (kind is Path and isinstance(value, Path)) for kind in kinds):
+        names = " or ".join(sorted(kind.__name__ for kind in kinds if kind is not NoneType))
+        raise DatasetError(f"{what} is {value!r}, not a {names}")
+    return value
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ def print_summary(result: Conversion, console: Console) -> None:
     console.print(_counts(result))
     console.print(f"file names are relative to {_shown(str(result.image_root))}", soft_wrap=True)
     for line in log_lines(result.log):
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _counts(result: Conversion) -> Table:
@@ -41,18 +41,22 @@ def _counts(result: Conversion) -> Table:
 
 
 def log_lines(log: ConversionLog) -> list[str]:
-    """Lines of rich markup: what was left out, repaired and decided, most frequent first, with an example each."""
+    """Lines of text: what was left out, repaired and decided, most frequent first, with an example each."""
     lines = []
     for title, counts in (("left out", log.dropped), ("noted", log.notes)):
         for reason, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
             example = log.examples.get(reason, [""])[0]
-            lines.append(f"{title}: {count:,} x {_shown(reason)} [dim](as in {_shown(example)})[/]")
+            lines.append(f"{title}: {count:,} x {reason} (as in {example})")
     if log.bad_files:
         lines.append(f"skipped: {len(log.bad_files):,} files that could not be read")
-        lines += [f"  {_shown(str(error))}" for error in log.bad_files[:10]]
-    return lines
+        lines += [f"  {error}" for error in log.bad_files[:10]]
+    return [printable(line) for line in lines]
+
+
+def printable(text: str) -> str:
+    """The text with bytes of file names that are not UTF-8 spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _shown(text: str) -> str:
-    """Safe to print: no markup, and file names that are not UTF-8 spelled out."""
-    return escape(text.encode("utf-8", "backslashreplace").decode())
+    return escape(printable(text))

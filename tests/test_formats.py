@@ -98,6 +98,8 @@ def test_errors_come_back_from_the_processes(devkit: Path) -> None:
         ({"format": "vco"}, "no format 'vco' (did you mean 'voc'?)"),
         ({"options": {"corner": "edges"}}, "voc has no option 'corner' (did you mean 'corners'?)"),
         ({"options": {"corners": "zero"}}, "corners is 'zero', not one of auto, devkit, edges"),
+        ({"options": {"min_visibility": "much"}}, "voc option 'min_visibility' is 'much', not a float"),
+        ({"options": {"masks": "yes"}}, "voc option 'masks' is 'yes', not a bool"),
         ({"splits": {"train": 0.5}}, "add up to 0.5"),
         ({"splits": {"train": 0.5, "val": "val"}}, "mix shares with selectors"),
         ({"splits": {"train": "tarin"}}, "no split 'tarin'"),
