@@ -353,8 +353,23 @@ def test_the_best_score_to_cut_at_has_the_highest_f1() -> None:
     assert (cut.precision[cut.best], cut.recall[cut.best]) == (1.0, 1.0)
     assert (cut.precision[0], cut.recall[0]) == (0.5, 1.0)
     assert operation([image_with([], [])]) is None
+    assert cut.useful
+    assert max(cut.scores) == 0.7, "above it there is nothing to be precise about"
     crowd = image_with([[0, 0, 100, 100]], [([10, 10, 5, 5], 0.9, 1)], crowd=1)
     assert operation([*matched, crowd]) == cut, "a crowd is no object to find"
+
+
+def test_a_poor_detector_gets_no_recommendation(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.detections
+    image = json.loads(fresh.val.read_text())["images"][0]["id"]
+    wrong = [{"image_id": image, "category_id": 1, "bbox": [0, 0, 9, 9 + n], "score": 0.2} for n in range(90)]
+    fresh.detections.write_text(json.dumps(wrong))
+    text = rendered(fresh, tmp_path).text
+    assert "No score makes this detector useful yet" in text
+    assert "Keep detections" not in text
+    assert "a score of at least 0.50" in text, "ninety wrong boxes hide the picture"
+    fresh.detections.write_text(json.dumps([{**wrong[0], "score": 0.01}]))
+    assert "Which score" not in rendered(fresh, tmp_path).text
 
 
 def test_findings_count_what_is_told_and_else_what_is_listed() -> None:

@@ -61,12 +61,18 @@ class Matched:
 
 @dataclass(frozen=True)
 class Operation:
-    """What a score to cut at buys, over a range of scores; ``best`` has the highest F1."""
+    """What a score to cut at buys, over the scores above which there are detections; ``best`` has the highest F1."""
 
     scores: Sequence[float]
     precision: Sequence[float]
     recall: Sequence[float]
     best: int
+
+    @property
+    def useful(self) -> bool:
+        """Whether the best score is worth recommending: its F1 is at least 0.2."""
+        precision, recall = self.precision[self.best], self.recall[self.best]
+        return 2 * precision * recall >= 0.2 * (precision + recall) > 0
 
 
 def match_images(coco: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> list[Matched]:
@@ -86,14 +92,15 @@ def operation(matched: Sequence[Matched]) -> Operation | None:
     """Precision and recall over all classes for scores of 0.05 to 0.95; None where there is nothing to count."""
     truths = sum(not truth.crowd for image in matched for truth in image.truths)
     judged = [(f.score, f.right) for image in matched for f in image.found if f.right is not None]
-    if not truths or not any(right for _, right in judged):
+    highest = max((score for score, _ in judged), default=0.0)
+    scores = [score for score in (round(0.05 * step, 2) for step in range(1, 20)) if score <= highest]
+    if not truths or not scores:
         return None
-    scores = [round(0.05 * step, 2) for step in range(1, 20)]
     precision, recall, f1 = [], [], []
     for score in scores:
         kept = [right for value, right in judged if value >= score]
         hits = sum(kept)
-        precision.append(hits / len(kept) if kept else 1.0)
+        precision.append(hits / len(kept))
         recall.append(hits / truths)
         f1.append(2 * hits / (len(kept) + truths))
     return Operation(scores, precision, recall, max(range(len(scores)), key=lambda i: (f1[i], scores[i])))

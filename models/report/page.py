@@ -36,7 +36,7 @@ def render(inputs: ReportInputs, path: Path) -> None:
     run = load_run(inputs)
     matched = match_images(run.val, run.detections) if run.detections else []
     cut = operation(matched)
-    score = cut.scores[cut.best] if cut else DEFAULT_SCORE
+    score = cut.scores[cut.best] if cut and cut.useful else DEFAULT_SCORE
     page = _environment().get_template("report.html.j2")
     _write(
         path, page.render(**_results(run), **_data(run), **_pictures(run, matched, score), **_cut(cut), **_setup(run))
@@ -125,7 +125,22 @@ def _cut(cut: Operation | None) -> dict[str, Any]:
     """What to say about the score to cut at."""
     if cut is None:
         return {"operation_chart": Markup(""), "operation_text": []}
+    lines = [Line("precision", cut.scores, cut.precision, 1), Line("recall", cut.scores, cut.recall, 2)]
+    chart = line_chart(
+        lines, title="Precision and recall by score", x_label="least score of a detection", y_low=0.0, y_high=1.0
+    )
+    return {"operation_chart": chart, "operation_text": _advice(cut)}
+
+
+def _advice(cut: Operation) -> list[str]:
     best = cut.best
+    if not cut.useful:
+        text = (
+            f"No score makes this detector useful yet: at the best one, {cut.scores[best]:.2f}, "
+            f"{cut.precision[best]:.0%} of the detections are right, and {cut.recall[best]:.0%} of the objects are "
+            "found. Train longer, on more images, or from better weights."
+        )
+        return [text]
     advice = (
         f"Keep detections with a score of at least {cut.scores[best]:.2f}: then {cut.precision[best]:.0%} of them are "
         f"right, and {cut.recall[best]:.0%} of the objects are found."
@@ -134,11 +149,7 @@ def _cut(cut: Operation | None) -> dict[str, Any]:
         "This is the score with the best balance of the two, at IoU 0.50 and over all classes. "
         "A higher one gives fewer false alarms, a lower one fewer misses."
     )
-    lines = [Line("precision", cut.scores, cut.precision, 1), Line("recall", cut.scores, cut.recall, 2)]
-    chart = line_chart(
-        lines, title="Precision and recall by score", x_label="least score of a detection", y_low=0.0, y_high=1.0
-    )
-    return {"operation_chart": chart, "operation_text": [advice, reason]}
+    return [advice, reason]
 
 
 def _setup(run: Run) -> dict[str, Any]:

@@ -60,7 +60,10 @@ def line_chart(
     low = min(ys) if y_low is None else y_low
     high = max(ys) if y_high is None else y_high
     high = high if high > low else low + max(abs(low), 1e-9)
-    frame = Frame(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, low, high + (high - low) * 0.04)
+    start, end = (
+        (min(xs), max(xs)) if max(xs) > min(xs) else (0.0, 2 * xs[0] or 1.0)
+    )  # a lone point stands in the middle
+    frame = Frame(start, end, low, high + (high - low) * 0.04)
     said = "; ".join(f"{line.name} from {short(line.y[0])} to {short(line.y[-1])}" for line in lines)
     svg = _svg(f"{title}: {said}", [*frame.axes(x_label), *(frame.curve(line) for line in lines)])
     return _figure(title, svg, lines if len(lines) > 1 else [])
