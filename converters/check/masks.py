@@ -18,6 +18,7 @@ from converters.records import Rle
 
 Ring = Sequence[float]
 Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 _CHUNK = 500_000  # points measured at once
 _LONGEST = 512  # points up to which a ring is tested for crossings: the test is quadratic
 _BUCKETS = np.array([4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512])
@@ -37,30 +38,45 @@ class Masks:
 def measure(rings: Sequence[Ring]) -> tuple[Floats, Floats]:
     """Return the signed shoelace areas (R,) and the boxes (R, 4) xyxy of rings of at least three points."""
     areas, boxes = [np.empty(0)], [np.empty((0, 4))]
-    for chunk in _chunks(rings):
-        flat = np.fromiter(itertools.chain.from_iterable(chunk), np.float64).reshape(-1, 2)
-        counts = np.fromiter(map(len, chunk), np.int64, len(chunk)) // 2
-        starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-        following = np.arange(1, len(flat) + 1)
-        following[starts + counts - 1] = starts
-        local = flat - np.repeat(flat[starts], counts, axis=0)  # near the origin the products keep their digits
-        x, y = local.T
-        areas.append(np.add.reduceat(x * y[following] - x[following] * y, starts) / 2)
-        boxes.append(np.hstack([np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)]))
+    for points, starts, counts in _chunks(rings):
+        x, y = (points - np.repeat(points[starts], counts, axis=0)).T  # near the origin the products keep their digits
+        areas.append(np.add.reduceat(_turns(x, y, starts, counts), starts) / 2)
+        boxes.append(np.hstack([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)]))
     return np.concatenate(areas), np.concatenate(boxes)
 
 
-def _chunks(rings: Sequence[Ring]) -> Iterator[list[Ring]]:
-    chunk: list[Ring] = []
-    points = 0
-    for ring in rings:
-        chunk.append(ring)
-        points += len(ring) // 2
-        if points >= _CHUNK:
-            yield chunk
-            chunk, points = [], 0
-    if chunk:
-        yield chunk
+def _chunks(rings: Sequence[Ring]) -> Iterator[tuple[Floats, Indices, Indices]]:
+    """Points (P, 2) of many rings, one after another, and where each ring starts and how many points it has."""
+    sizes = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
+    parts = np.searchsorted(np.cumsum(sizes), np.arange(_CHUNK, int(sizes.sum()) + _CHUNK, _CHUNK), side="right")
+    edges = np.unique([0, *parts.tolist(), len(rings)]).tolist()
+    for first, last in itertools.pairwise(edges):
+        points = np.fromiter(itertools.chain.from_iterable(rings[first:last]), np.float64).reshape(-1, 2)
+        counts = sizes[first:last]
+        yield points, np.cumsum(counts) - counts, counts
+
+
+def _turns(x: Floats, y: Floats, starts: Indices, counts: Indices) -> Floats:
+    """For each point the cross product with the next one of its ring."""
+    following = np.arange(1, len(x) + 1)
+    following[starts + counts - 1] = starts
+    return x * y[following] - x[following] * y
+
+
+def _stars(rings: Sequence[Ring]) -> Bools:
+    """Whether the mean of a ring's points sees all of it: then it goes around it one way, once, and crosses nothing."""
+    found = [np.empty(0, bool)]
+    for points, starts, counts in _chunks(rings):
+        mean = np.add.reduceat(points, starts) / counts[:, None]
+        x, y = (points - np.repeat(mean, counts, axis=0)).T
+        turns = _turns(x, y, starts, counts)
+        one_way = (np.minimum.reduceat(turns, starts) > 0) | (np.maximum.reduceat(turns, starts) < 0)
+        before = np.roll(y, 1)
+        before[starts] = y[starts + counts - 1]
+        rises, falls = (before < 0) & (y >= 0), (before >= 0) & (y < 0)
+        once = (np.add.reduceat(rises, starts, dtype=int) == 1) & (np.add.reduceat(falls, starts, dtype=int) == 1)
+        found.append(one_way & once)
+    return np.concatenate(found)
 
 
 def crossings(rings: Sequence[Ring]) -> Bools:
@@ -68,8 +84,9 @@ def crossings(rings: Sequence[Ring]) -> Bools:
     found = np.zeros(len(rings), bool)
     sizes = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
     padded = _BUCKETS[np.searchsorted(_BUCKETS[:-1], sizes)]
-    for size in np.unique(padded[(sizes >= 4) & (sizes <= _LONGEST)]).tolist():
-        members = np.flatnonzero((padded == size) & (sizes >= 4) & (sizes <= _LONGEST))
+    tested = (sizes >= 4) & (sizes <= _LONGEST) & ~_stars(rings)
+    for size in np.unique(padded[tested]).tolist():
+        members = np.flatnonzero((padded == size) & tested)
         step = max(1, _PAIRS // size**2)
         for start in range(0, len(members), step):
             batch = members[start : start + step].tolist()

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from converters.check.boxes import Rows as Indices
 from converters.check.boxes import tidy
 from converters.check.columns import as_integer, is_number
 from converters.check.draft import DROP, Draft, Floats, flatten
 from converters.check.limits import Limits
-from converters.check.masks import Bools, Masks, Ring, crossings, measure, raster
+from converters.check.masks import Bools, Indices, Masks, Ring, crossings, measure, raster
 from converters.check.runs import check_rle
 from converters.geometry import clip_ring
 
