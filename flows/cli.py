@@ -233,10 +233,12 @@ def weights_plan(
     """Will this checkpoint fit my classes, and which tensors move? Needs no dataset and allocates no model."""
     import orjson
 
-    from models.weights.planning import plan_for
+    from models.weights.preview import plan_for
     from models.weights.rules import LoadRules
 
-    plan = plan_for(model, [name.strip() for name in classes.split(",")], checkpoint, LoadRules(exclude=exclude or ()))
+    plan = plan_for(
+        model, [name.strip() for name in classes.split(",")], checkpoint, LoadRules(exclude=tuple(exclude or ()))
+    )
     if as_json:
         sys.stdout.write(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
         return

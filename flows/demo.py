@@ -39,11 +39,11 @@ def run_demo(folder: Path) -> DemoOutcome:
     return DemoOutcome(pretrained, scratch, finetuned)
 
 
-def _scenes(folder: Path, family: str, **amounts: int) -> Path:
+def _scenes(folder: Path, family: str, train: int, val: int, seed: int) -> Path:
     """Draw the scenes once; a folder under its final name is whole."""
     if not folder.is_dir():
         part = folder.with_name(f".{folder.name}.part")
-        draw_scenes(part, classes=FAMILIES[family], **amounts)
+        draw_scenes(part, classes=FAMILIES[family], train=train, val=val, seed=seed)
         part.rename(folder)
     return folder
 

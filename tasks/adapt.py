@@ -36,7 +36,7 @@ def adapt(
     """
     entry = get_detector(detector.name)
     torch.manual_seed(seed)
-    options = resolve_options(detector, source and source.source, pretrained=weights is not None)
+    options = resolve_options(detector, source.source if source else None, pretrained=weights is not None)
     model = build_detector(options, num_classes=len(classes) + 1)
     state = model.state_dict()
     if weights is None:

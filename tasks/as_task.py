@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
@@ -73,7 +73,7 @@ def as_task(stage: Stage[P, T], workspace: Path) -> Callable[Concatenate[Path, P
     def key(context: TaskRunContext, inputs: dict[str, Any]) -> str | None:
         return stage.key({name: value for name, value in inputs.items() if name != "workspace"})
 
-    wrapped: Task[..., T] = task(
+    wrapped: Task[..., T] = Task(
         _with_artifact(stage),
         name=stage.name,
         description=(stage.__doc__ or "").split("\n", maxsplit=1)[0],
