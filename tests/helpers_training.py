@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from models.checkpoint import CheckpointMeta, save_checkpoint
-from models.training import DetectionData
+from models.training import DetectionData, finetune
 from models.zoo import DetectorOptions, build_detector, resolve_options
 
 CLASSES = ("disc", "square")
@@ -54,3 +58,19 @@ def initial(path: Path, name: str = "ssdlite320_mobilenet_v3_large", seed: int =
     model = build_detector(resolved, len(CLASSES) + 1)
     save_checkpoint(path, model.state_dict(), CheckpointMeta(name, CLASSES, resolved.model_dump(mode="json")))
     return path
+
+
+def finetune_and_die(run: tuple[Any, ...], lines: int, in_write: int) -> None:
+    """``finetune(*run)``, killed with SIGKILL at the n-th line of its journal or the n-th flush to disk."""
+    seen, written, flush = itertools.count(1), itertools.count(1), os.fsync
+
+    def die(now: bool) -> None:
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def flush_or_die(file: int) -> None:
+        die(next(written) == in_write)
+        flush(file)
+
+    os.fsync = flush_or_die
+    finetune(*run, echo=lambda line: die(next(seen) == lines))

@@ -83,7 +83,7 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
     engine = pick_engine(options.engine)
     curves = accumulate(truth, results, "bbox", engine)
     metrics: dict[str, Any] = {"bbox": summary(curves)}
-    if masks and all(row.get("segmentation") for row in truth["annotations"]):
+    if masks and has_outlines(truth):
         metrics["segm"] = summary(accumulate(truth, results, "segm", engine))
     metrics["per_class"] = per_class(curves, truth, results)
     metrics["curves"] = precision_recall(curves, truth)
@@ -95,13 +95,16 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
     return metrics
 
 
+def has_outlines(truth: dict[str, Any]) -> bool:
+    """Whether masks can be scored: every object has a segmentation."""
+    return all(row.get("segmentation") for row in truth["annotations"])
+
+
 def quick_scores(
     truth: dict[str, Any], results: list[Result], *, masks: bool, engine: Engine = "auto"
 ) -> dict[str, float]:
     """COCO's summary as flat names (``bbox/AP``), for the training log."""
-    kinds: tuple[Kind, ...] = (
-        ("bbox", "segm") if masks and all(row.get("segmentation") for row in truth["annotations"]) else ("bbox",)
-    )
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks and has_outlines(truth) else ("bbox",)
     return {
         f"{kind}/{name}": value
         for kind in kinds

@@ -55,7 +55,9 @@ def run_training(
     with tempfile.TemporaryDirectory(prefix="annotune-") as scratch:
         job = Path(scratch) / "job.json"
         write_json(job, _job(init, train, val, options, folder))
-        code, said = _run(_command(process_count(options), job), on_line or (lambda line: None))
+        processes = process_count(options)
+        threads = options.threads or max(1, len(os.sched_getaffinity(0)) // processes)
+        code, said = _run(_command(processes, job), threads, on_line or (lambda line: None))
         if code:
             raise _failure(code, said, Path(scratch))
     summary = read_summary(folder)
@@ -108,13 +110,13 @@ def _command(processes: int, job: Path) -> list[str]:
     return [*launcher, "-m", "models.training.child", str(job)]
 
 
-def _run(command: list[str], on_line: Callable[[Line], None]) -> tuple[int, list[str]]:
+def _run(command: list[str], threads: int, on_line: Callable[[Line], None]) -> tuple[int, list[str]]:
     """Run to the end, passing on the metrics; exit status, and the last of what else was said.
 
     The child's stdin stays open as long as this process lives, which is how the child knows.
     """
     said: deque[str] = deque(maxlen=60)
-    environ = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    environ = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ,
         start_new_session=True,

@@ -21,7 +21,7 @@ from models.training.assemble import Assembled, assemble
 from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
 from models.training.detect import detect, loading_processes
-from models.training.evaluation import quick_scores
+from models.training.evaluation import has_outlines, quick_scores
 from models.training.folder import (
     BEST,
     LAST,
@@ -133,7 +133,7 @@ class Run:
     micro_batch: int
     step: int = 0
     evaluated: int = -1  # step of the last evaluation
-    best: float = -math.inf
+    best: float = -2.0  # below every score, -1 (no truth) included
     best_step: int = 0
     best_metrics: dict[str, float] = field(default_factory=dict)
     without_gain: int = 0  # evaluations since the best
@@ -238,6 +238,7 @@ def prepare(
     images = TrainingImages(
         table, train.images, Augment(options.augment, assembled.size), options.seed, masks=assembled.detector.masks
     )
+    require_metric(options, assembled, val)
     validation = PlainImages(read_coco(val.coco, classes), val.images, assembled.size) if val else None
     per_step = options.batch_size * options.accumulate * process.world
     plan = make_plan(options, assembled.detector, math.ceil(len(table) / per_step), process.world)
@@ -261,6 +262,16 @@ def require_objects(table: CocoTable, train: DetectionData) -> None:
         raise ValueError(f"{train.coco}: no images to train on")
     if not len(table.labels):
         raise ValueError(f"{train.coco}: {len(table)} images and not one object in them")
+
+
+def require_metric(options: TrainOptions, assembled: Assembled, val: DetectionData | None) -> None:
+    """Refuse a choice of the best that the evaluation cannot make."""
+    if val is None or options.best_by.startswith("bbox/"):
+        return
+    if not assembled.detector.masks:
+        raise ValueError(f"best_by {options.best_by}: {assembled.meta.detector} predicts no masks. Use bbox/AP")
+    if not has_outlines(load_coco(val.coco)):
+        raise ValueError(f"best_by {options.best_by}: {val.coco} has objects without segmentation. Use bbox/AP")
 
 
 def distributed(model: nn.Module, options: TrainOptions, process: Process) -> nn.Module:
@@ -372,9 +383,7 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
 
 def take_scores(run: Run, scores: dict[str, float]) -> None:
     """Note an evaluation; write best.pt if it is the best."""
-    value = scores.get(run.options.best_by)
-    if value is None:
-        raise ValueError(f"best_by {run.options.best_by!r}: this detector is scored by {', '.join(scores)}")
+    value = scores[run.options.best_by]
     run.evaluated = run.step
     better = value > run.best
     run.without_gain = 0 if better else run.without_gain + 1

@@ -78,7 +78,9 @@ class TrainOptions(BaseModel):
         default=None, ge=0, description="Loading processes per device. None: by CPU count and device."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of torch per process. None: cores / processes."
+        default=None,
+        ge=1,
+        description="CPU threads of torch per process. None: OMP_NUM_THREADS, else cores / processes.",
     )
     seed: int = Field(
         default=0, ge=0, description="All randomness follows from this, the epoch, the step and the image."

@@ -62,7 +62,7 @@ def join_processes(options: TrainOptions) -> Iterator[Process]:
     if gpu:
         torch.cuda.set_device(device)
     before = torch.get_num_threads()
-    torch.set_num_threads(options.threads or max(1, len(os.sched_getaffinity(0)) // world))
+    torch.set_num_threads(options.threads or before)
     if world > 1:
         dist.init_process_group("nccl" if gpu else "gloo")
     try:

@@ -1,0 +1,135 @@
+"""A run that is killed anywhere ends with the weights of one that was not, to the bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_training import draw_set, finetune_and_die, initial
+from torch import Tensor
+
+from models.checkpoint import load_checkpoint
+from models.errors import TrainingStopped
+from models.training import DetectionData, TrainOptions, TrainSummary, finetune
+from models.training.journal import read_lines
+from models.training.process import StopSignal
+
+EVERYTHING = TrainOptions(
+    epochs=3,
+    batch_size=2,
+    accumulate=2,
+    ema=0.9,
+    workers=0,
+    threads=1,
+    log_every=1,
+    checkpoint_every_steps=2,
+    augment=("hflip", "photometric", "iou_crop", "zoom_out"),
+)
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by a flat name: model, average and optimizer."""
+    content, _ = load_checkpoint(path)
+    named = {f"model.{key}": value for key, value in content["model"].items()}
+    named |= {f"ema.{key}": value for key, value in (content.get("ema") or {}).items()}
+    states = content["optimizer"]["state"] if "optimizer" in content else {}
+    return named | {f"{i}.{k}": v for i, state in states.items() for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    """Both checkpoints hold the same tensors, bit for bit."""
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+def run_until_killed(*run: object, lines: int = 99, in_write: int = 0) -> int:
+    """Train in a process that kills itself at the n-th line of its journal, or in the n-th file it writes.
+
+    The process comes from a server that has imported everything and run nothing: torch survives a fork only there.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["models.training"])
+    process = context.Process(target=finetune_and_die, args=(run, lines, in_write))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetectionData, DetectionData, TrainSummary]:
+    """Initial checkpoint, data and the run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("made")
+    init, train, val = initial(folder / "init.pt"), draw_set(folder / "train"), draw_set(folder / "val", 2, seed=1)
+    return init, train, val, finetune(init, train, val, EVERYTHING, folder / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_continues_to_the_same_weights(
+    made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, workers: int
+) -> None:
+    init, train, val, whole = made
+    options = EVERYTHING.model_copy(update={"workers": workers})
+    stop = StopSignal()
+
+    def stop_at_three(line: dict[str, Any]) -> None:
+        if line["event"] == "step" and line["step"] == 3:
+            stop.stop()
+
+    with pytest.raises(TrainingStopped, match="stopped at step 3 of 6"):
+        finetune(init, train, val, options, tmp_path, echo=stop_at_three, stop=stop)
+    summary = finetune(init, train, val, options, tmp_path)
+
+    assert_same_weights(summary.last, whole.last)
+    assert_same_weights(summary.best, whole.best)
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl") if line["event"] == "step"] == [
+        *range(1, 7)
+    ]
+
+
+@pytest.mark.parametrize(("lines", "in_write"), [(2, 0), (5, 0), (9, 0), (99, 4), (99, 7)])
+def test_a_killed_run_continues_to_the_same_weights(
+    made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, lines: int, in_write: int
+) -> None:
+    init, train, val, whole = made
+
+    assert run_until_killed(init, train, val, EVERYTHING, tmp_path, lines=lines, in_write=in_write) == -signal.SIGKILL
+    summary = finetune(init, train, val, EVERYTHING, tmp_path)
+
+    assert_same_weights(summary.last, whole.last)
+    assert_same_weights(summary.best, whole.best)
+    assert summary.metrics == whole.metrics
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl") if line["event"] == "step"] == [
+        *range(1, 7)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn", "maskrcnn_resnet50_fpn"]
+)
+def test_kills_at_random_places_leave_the_weights_alone(tmp_path: Path, name: str) -> None:
+    small = {} if name.startswith("ssdlite") else {"min_size": 96, "max_size": 128, "rois_per_image": 32}
+    init = initial(tmp_path / "init.pt", name, **small)
+    train, val = draw_set(tmp_path / "train", outlines=True), draw_set(tmp_path / "val", 2, seed=1, outlines=True)
+    options = EVERYTHING.model_copy(update={"checkpoint_every_steps": 1})
+    whole = finetune(init, train, val, options, tmp_path / "whole")
+    draw, kills = random.Random(name), 0
+
+    while kills < 20:
+        folder = tmp_path / f"run{kills}"
+        while not (folder / "summary.json").exists() and kills < 20:
+            kills += 1
+            where = (
+                {"lines": draw.randint(1, 9)} if draw.random() < 0.6 else {"lines": 99, "in_write": draw.randint(1, 9)}
+            )
+            run_until_killed(init, train, val, options, folder, **where)
+        summary = finetune(init, train, val, options, folder)
+        assert_same_weights(summary.last, whole.last)
+        assert_same_weights(summary.best, whole.best)
