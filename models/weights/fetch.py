@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -72,8 +72,10 @@ def fetch(
     if found.path is not None:
         path = _take_local(found.path, found, store, sha256, progress)
     else:
-        path = _take_remote(found, store, sha256, progress, patience)
-        store.record(found.url, path.parent.name, path.stat().st_size)
+        # One process at a time per URL; who waited finds the file and its lock line.
+        with store.lock(store.part(found.url, found.name).name):
+            path = _take_remote(found, store, sha256, progress, patience)
+            store.record(found.url, path.parent.name, path.stat().st_size)
     return Fetched(path, path.parent.name, path.stat().st_size, found.given)
 
 
@@ -81,19 +83,18 @@ def _take_remote(
     source: Source, store: Store, sha256: str | None, progress: Progress | None, patience: Patience
 ) -> Path:
     expected = sha256 or store.locked_hash(source.url) or source.hash_prefix
-    with store.lock(store.part(source.url, source.name).name):
-        if expected and (path := store.find(expected)):
-            return path
-        for url in _places(source.url):
-            try:
-                return _take_from(url, source, store, expected, progress, patience)
-            except NotThereError:
-                if url == source.url:
-                    raise
-        raise FetchError(
-            f"{source.given} is not in {store.folder}, and ANNOTUNE_OFFLINE forbids to ask for it",
-            "Fetch it once where there is a network, or unset ANNOTUNE_OFFLINE",
-        )
+    if expected and (path := store.find(expected)):
+        return path
+    for url in _places(source.url):
+        try:
+            return _take_from(url, source, store, expected, progress, patience)
+        except NotThereError:
+            if url == source.url:
+                raise
+    raise FetchError(
+        f"{source.given} is not in {store.folder}, and ANNOTUNE_OFFLINE forbids to ask for it",
+        "Fetch it once where there is a network, or unset ANNOTUNE_OFFLINE",
+    )
 
 
 def _take_from(
@@ -149,14 +150,13 @@ def _take_local(path: Path, source: Source, store: Store, expected: str | None, 
     """Copy a file of this machine into the store, unless its content is there; a folder becomes a tar file."""
     if not path.exists():
         raise NotThereError(f"{path}: no such file", "Check the path")
-    name = source.name + ".tar" if path.is_dir() else source.name
-    part = store.parts / f"{os.getpid()}-{name}"
+    if path.is_dir():
+        source = replace(source, name=f"{source.name}.tar")
+    part = store.parts / f"{os.getpid()}-{source.name}"
     try:
         with room_for(part):
             if path.is_dir():
                 _pack(path, part)
-            elif store.folder.resolve() in path.resolve().parents and (kept := store.find(sha256_of(path))):
-                return kept
             else:
                 shutil.copyfile(path, part)
         size = part.stat().st_size

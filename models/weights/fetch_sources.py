@@ -161,7 +161,7 @@ def _timm_url(name: str) -> str:
 
 def _hub_url(rest: str) -> str:
     """``owner/repo/path@revision`` or, as huggingface_hub writes it, ``owner/repo@revision/path``."""
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([^@]+?)(?:@([\w./-]+))?", rest)
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@(refs/[\w.-]+/[\w.-]+|[\w.-]+))?/([^@]+?)(?:@([\w./-]+))?", rest)
     if match is None or (match[2] and match[4]):
         raise FetchError(f"hf://{rest}: not of the form hf://owner/repo/file[@revision]")
     return _hub_file(match[1], match[3], match[4] or match[2] or "main")

@@ -167,8 +167,12 @@ def _plain(value: Any, budget: list[int], depth: int) -> Any:
     budget[0] -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
     if budget[0] < 0 or depth > 20:
         raise _NotPlainError
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return value if value.bit_length() < 64 else "a number of more than 64 bits"
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes):
