@@ -13,6 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from models.zoo import DetectorOptions, build_detector
 from models.zoo.roi_heads import Detections
+from models.zoo.yolov3 import COCO_ANCHORS, STRIDES, flatten
+from models.zoo.yolov3_loss import Priors, yolo_losses
 
 mm = helpers_mmdet.mmdetection()
 CLASSES = 4
@@ -190,3 +192,87 @@ def test_cascade_losses(cascades: Cascades) -> None:
             mine = ours[f"loss_{name}_{stage}"]
             assert mine > 0
             agree(f"loss_{name}_{stage}", mine, theirs[f"s{stage}.loss_{other}"].squeeze(), 1e-4)
+
+
+YOLO_NAMES = (
+    (r"(backbone|neck)\.", r"\1."),
+    (r"bbox_head\.convs_bridge", "convs_bridge"),
+    (r"bbox_head\.convs_pred", "yolo_output"),
+)
+
+
+class Yolos:
+    """Both detectors with the same weights, one batch of two images, and its raw maps."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        config = mm.Config.fromfile(mm.configs / "yolo/yolov3_d53_8xb8-ms-608-273e_coco.py").model
+        config.backbone.init_cfg = None
+        config.bbox_head.num_classes = CLASSES
+        self.theirs = shaken(mm.MODELS.build(config)).eval()
+        self.ours = build_detector(DetectorOptions(name="yolov3_darknet53"), CLASSES + 1).eval()
+        state = renamed(self.theirs.state_dict(), YOLO_NAMES)
+        incomplete = self.ours.load_state_dict(state, strict=False)
+        assert not incomplete.unexpected_keys
+        assert all(key.endswith("num_batches_tracked") for key in incomplete.missing_keys)
+        draw = torch.Generator().manual_seed(2)
+        self.batch = torch.rand(2, 3, 128, 160, generator=draw)
+        with torch.inference_mode():
+            self.maps = self.ours.maps(self.batch)
+            (self.theirs_maps,) = self.theirs.bbox_head(self.theirs.extract_feat(self.batch))
+        # Random weights shout: raw values of several hundred, whose exponentials are no boxes.
+        self.quiet = [one / 200 for one in self.maps]
+        shapes = [(one.shape[2], one.shape[3]) for one in self.maps]
+        self.priors = Priors.of(shapes, COCO_ANCHORS, STRIDES, self.batch.device)
+
+
+@pytest.fixture(scope="module")
+def yolos() -> Yolos:
+    return Yolos()
+
+
+def test_yolo_maps_and_boxes(yolos: Yolos) -> None:
+    for ours, theirs in zip(yolos.maps, yolos.theirs_maps, strict=True):
+        agree("YOLOv3 maps", ours, theirs, 1e-4)
+    head = yolos.theirs.bbox_head
+    priors = torch.cat(head.prior_generator.grid_priors([one.shape[2:] for one in yolos.maps], device="cpu"))
+    agree("YOLOv3 priors, px", yolos.priors.boxes, priors, 1e-4)
+    predictions = flatten(yolos.quiet, 3)[..., :4]
+    theirs = torch.cat((predictions[..., :2].sigmoid(), predictions[..., 2:]), -1)
+    decoded = head.bbox_coder.decode(priors, theirs, yolos.priors.strides[:, None])
+    agree("YOLOv3 decoded boxes, px", yolos.priors.decode(predictions), decoded, 1e-3)
+
+
+def test_yolo_detections(yolos: Yolos) -> None:
+    sizes = [(128, 160), (100, 150)]
+    metas = [{"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)} for size in sizes]
+    maps = yolos.quiet
+    with torch.inference_mode():
+        ours = yolos.ours.detections(maps, yolos.priors, sizes)
+        theirs = yolos.theirs.bbox_head.predict_by_feat([one.clone() for one in maps], metas)
+    for mine, other, (height, width) in zip(ours, theirs, sizes, strict=True):
+        assert len(mine["labels"]) == 100
+        assert mine["labels"].tolist() == (other.labels + 1).tolist()
+        limit = torch.tensor([width, height, width, height])
+        agree("YOLOv3 boxes, px", mine["boxes"], torch.minimum(other.bboxes.clamp(min=0), limit), 1e-3)
+        agree("YOLOv3 scores", mine["scores"], other.scores, 1e-5)
+
+
+def test_yolo_losses(yolos: Yolos) -> None:
+    draw = torch.Generator().manual_seed(3)
+    low = torch.rand(2, 8, 2, generator=draw) * torch.tensor([110.0, 80.0])
+    boxes = torch.cat((low, low + 3 + 45 * torch.rand(2, 8, 2, generator=draw)), -1)
+    boxes[1, 1] = boxes[1, 0] + 1  # two objects for the same place
+    labels = torch.randint(CLASSES, (2, 8), generator=draw)
+    theirs = yolos.theirs.bbox_head.loss_by_feat(
+        yolos.quiet,
+        [mm.InstanceData(bboxes=box, labels=label) for box, label in zip(boxes, labels, strict=True)],
+        [{}, {}],
+    )
+    targets = [{"boxes": box, "labels": label + 1} for box, label in zip(boxes, labels, strict=True)]
+    ours = yolo_losses(flatten(yolos.quiet, 3), yolos.priors, targets)
+    for mine, other in (
+        ("loss_class", "loss_cls"), ("loss_object", "loss_conf"), ("loss_center", "loss_xy"), ("loss_size", "loss_wh")
+    ):  # fmt: skip
+        summed = torch.stack(theirs[other]).sum()
+        agree(f"YOLOv3 {mine}, relative", 2 * ours[mine] / summed, torch.tensor(1.0), 1e-5)

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from torch import nn
 
 from models.errors import DetectorError
-from models.zoo import cascade, dense, rcnn, ssd
+from models.zoo import cascade, dense, rcnn, ssd, yolov3
+from models.zoo.anchors import kmeans_anchors
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform, resized_size
+from models.zoo.yolov3 import darknet_order
 
 __all__ = [
     "DETECTORS",
@@ -21,13 +23,16 @@ __all__ = [
     "ImageTransform",
     "Pretrained",
     "build_detector",
+    "darknet_order",
     "get_detector",
+    "kmeans_anchors",
     "resized_size",
     "resolve_options",
 ]
 
 DETECTORS: Mapping[str, Detector] = {
-    detector.name: detector for detector in (*rcnn.ENTRIES, *cascade.ENTRIES, *dense.ENTRIES, *ssd.ENTRIES)
+    detector.name: detector
+    for detector in (*rcnn.ENTRIES, *cascade.ENTRIES, *dense.ENTRIES, *ssd.ENTRIES, *yolov3.ENTRIES)
 }
 
 
