@@ -71,7 +71,7 @@ def encode_instances(ids: NDArray[Any], wanted: Iterable[int] | None = None) -> 
         raise ValueError(f"a map of instances has two dimensions, not {ids.ndim}")
     height, width = ids.shape
     check_size(width, height)
-    flat = np.ascontiguousarray(ids.T).reshape(-1)
+    flat = _down_the_columns(ids)
     first = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     last = np.append(first[1:], flat.size)
     values = flat[first]
@@ -82,6 +82,15 @@ def encode_instances(ids: NDArray[Any], wanted: Iterable[int] | None = None) -> 
     names, runs = np.unique(values, return_counts=True)
     rles = _compress(first[order], last[order], runs, width, height)
     return dict(zip(names.tolist(), rles, strict=True))
+
+
+def _down_the_columns(ids: NDArray[Any]) -> NDArray[Any]:
+    """Return the pixels one column after another: in strips of rows, many times faster than NumPy's own transpose."""
+    flat = np.empty(ids.size, dtype=ids.dtype)
+    columns = flat.reshape(ids.shape[::-1])
+    for top in range(0, len(ids), 16):
+        columns[:, top : top + 16] = ids[top : top + 16].T
+    return flat
 
 
 def unite(rles: Sequence[Rle]) -> Rle:
