@@ -1,7 +1,8 @@
 """Key maps against the key lists (names and shapes) of the real frameworks, in ``framework_keys.json.gz``.
 
 Made by building each model in its own framework: mmdetection 3.3.0, detectron2 (main), PaddleDetection and PaddleClas
-(develop) on PaddlePaddle 3.3.1, ChainerCV (master) on Chainer 7.8.1; then ``{key: list(tensor.shape)}``.
+(develop) on PaddlePaddle 3.3.1, PaddleDetection 0.4 on PaddlePaddle 1.8.5, ChainerCV (master) on Chainer 7.8.1; then
+``{key: list(tensor.shape)}``.
 """
 
 from __future__ import annotations
@@ -83,6 +84,9 @@ def unexpected(plan: LoadPlan) -> list[str]:
         ("paddledetection/retinanet_r50_fpn", RETINANET, COCO, "paddle"),
         ("paddledetection/yolov3_darknet53", YOLOV3, COCO, "paddle"),
         ("paddledetection/ssd_vgg16_300", SSD300, VOC, "paddle"),
+        ("paddledetection-0.4/faster_rcnn_r50_fpn", FASTER, COCO, "paddle-static"),
+        ("paddledetection-0.4/mask_rcnn_r50_fpn", MASK, COCO, "paddle-static"),
+        ("paddledetection-0.4/yolov3_darknet", YOLOV3, COCO, "paddle-static"),
         ("chainercv/ssd300", SSD300, VOC, "chainercv"),
         ("chainercv/ssd512", SSD512, VOC, "chainercv"),
     ],
@@ -105,7 +109,20 @@ def test_a_retinanet_whose_sixth_level_comes_from_elsewhere_keeps_all_but_that(n
     assert plan.coverage.head > 0.98
 
 
-def test_two_mask_heads_come_from_one() -> None:
+@pytest.mark.parametrize(("name", "detector", "p6"), [
+    ("cascade_rcnn_r50_fpn", CASCADE, []),
+    ("cascade_mask_rcnn_r50_fpn", CASCADE_MASK, []),
+    ("retinanet_r50_fpn", RETINANET, ["backbone.fpn.extra_blocks.p6.weight"]),
+])  # fmt: skip
+def test_an_affine_channel_leaves_the_statistics_as_they_are(name: str, detector: str, p6: list[str]) -> None:
+    plan = planned(f"paddledetection-0.4/{name}", detector, COCO)
+    assert [key for key in missing(plan) if ".running_" not in key] == p6
+    assert len(unexpected(plan)) == len(p6)
+    boxes = [tensor.runs for tensor in plan.tensors if tensor.key.endswith("bbox_pred.weight") and "roi" in tensor.key]
+    assert boxes == ([] if detector == RETINANET else [((0, 4, 4),)] * 3)
+
+
+def test_three_mask_heads_come_from_one() -> None:
     plan = planned("detectron2/cascade_mask_rcnn_R_50_FPN", CASCADE_MASK, COCO, force=True)
     sources = [t.source for t in plan.tensors if t.key.endswith("conv5_mask.weight")]
     assert sources == ["roi_heads.mask_head.deconv.weight"] * 3

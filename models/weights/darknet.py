@@ -64,7 +64,7 @@ def _heads(classes: int) -> Iterator[_Convolution]:
                 f"neck.detect{level + 1}.conv{number}", inner, 2 * width if wide else width, 3 if wide else 1
             )
             inner = 2 * width if wide else width
-        yield _Convolution(f"yolo_bridge.{level}", width, 2 * width, 3)
+        yield _Convolution(f"convs_bridge.{level}", width, 2 * width, 3)
         yield _Convolution(f"yolo_output.{level}", 2 * width, 3 * (5 + classes), 1, norm=False)
 
 

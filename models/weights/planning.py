@@ -176,10 +176,12 @@ def _planned(key: str, target: Target, offer: Offer | None, held: str | None, ma
 
 def _whole(kept: PlannedTensor, offer: Offer) -> PlannedTensor:
     """A tensor that the classes do not touch: all of it or nothing."""
-    if kept.shape == offer.shape:
-        source = offer.rows
-        runs = as_runs(permuted_rows(kept.shape[0], source)) if source is not None and source.unit else ()
-        return replace(kept, action="copied", reason=None, transpose=offer.transpose, runs=runs)
+    if offer.rows is not None and offer.rows.unit and kept.shape[1:] == offer.shape[1:]:
+        rows = permuted_rows(offer.shape[0], offer.rows)
+        if len(rows) == kept.shape[0]:
+            return replace(kept, action="copied", reason=None, transpose=offer.transpose, runs=as_runs(rows))
+    elif kept.shape == offer.shape:
+        return replace(kept, action="copied", reason=None, transpose=offer.transpose)
     if _is_first_convolution(kept.shape, offer.shape):
         reason = f"first convolution: adapted from {offer.shape[1]} to {kept.shape[1]} channels"
         return replace(kept, action="copied", reason=reason)

@@ -30,7 +30,8 @@ class SourceRows:
         background: where its background row stands; None: as in the model.
         groups: the checkpoint's group for each of the model's groups; None: the same order.
         inner: the checkpoint's row for each of a class's ``per_class`` rows (ChainerCV's boxes are y before x).
-        unit: rows per group of a head that no class owns, where ``groups`` or ``inner`` say that its rows move.
+        unit: rows per group of a head that no class owns, where ``groups`` or ``inner`` say that its rows move. Groups
+            that ``groups`` does not name stay behind.
     """
 
     background: Background | None = None

@@ -53,7 +53,7 @@ _SSD = (
 )
 _YOLO = (
     Rename(r"(backbone|neck)\.(.+)", r"\1.\2"),
-    Rename(r"bbox_head\.convs_bridge\.(\d)\.(.+)", r"yolo_bridge.\1.\2"),
+    Rename(r"bbox_head\.convs_bridge\.(\d)\.(.+)", r"convs_bridge.\1.\2"),
     Rename(rf"bbox_head\.convs_pred\.(\d)\.{_WB}", r"yolo_output.\1.\2"),
 )
 

@@ -131,7 +131,7 @@ def _yolov3() -> Iterator[Rename]:
         for number in range(5):
             theirs = f"conv{number}" if number < 4 else "route"
             yield from _conv_bn(rf"{block}conv_module\.{theirs}\.", f"neck.detect{level + 1}.conv{number + 1}.")
-        yield from _conv_bn(rf"{block}tip\.", f"yolo_bridge.{level}.")
+        yield from _conv_bn(rf"{block}tip\.", f"convs_bridge.{level}.")
         yield from _conv_bn(rf"neck\.yolo_transition\.{level}\.", f"neck.conv{level + 1}.")
     yield Rename(rf"yolo_head\.yolo_output\.(\d)\.{_WB}", r"yolo_output.\1.\2")
 

@@ -1,9 +1,9 @@
 """PaddlePaddle 1.x, where tensors carry Detectron's flat names (``res2a_branch2a_weights``, ``cls_score_w``).
 
-Written from the names in PaddleDetection's release/0.4 and PaddleClas's static branch. Linear weights are stored
-[in, out], every class-dependent tensor has the background first, and RetinaNet's and SSD's heads are numbered by the
-program that made them, so only RetinaNet's shared names are known here. An affine channel has no statistics: ours then
-keep their initial mean 0 and variance 1, which is the same function.
+Checked against the parameters of the programs that PaddleDetection's release/0.4 makes on PaddlePaddle 1.8.5; the
+ResNet50_vd classifier's names are PaddleClas's published ones. Linear weights are stored [in, out], and R-CNN heads
+have the background first. An affine channel has no statistics: ours then keep their initial mean 0 and variance 1,
+which is the same function. SSD's heads are numbered by the program that makes them and have no names of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from models.weights.rows import SourceRows
 
 _FIRST = SourceRows(background="first")
 _NONE = SourceRows(background="none")
+_FOREGROUND = SourceRows(groups=(1,), unit=4)  # a cascade's boxes: four rows for the background, four for any object
 _WB = (("w", "weight"), ("b", "bias"))
 _NORM = (("scale", "weight"), ("offset", "bias"), ("mean", "running_mean"), ("(?:variance|var)", "running_var"))
 _BLOCKS = (3, 4, 6, 3)  # ResNet-50's, by stage
@@ -71,9 +72,9 @@ def _rcnn() -> Iterator[Rename]:
             for layer in ("fc6", "fc7"):
                 target = f"roi_heads.box_head.{place}{layer}.{ours}"
                 yield Rename(rf"{layer}{stage}_{theirs}", target, transpose=turn)
-            for layer in ("cls_score", "bbox_pred"):
+            for layer, rows in (("cls_score", _FIRST), ("bbox_pred", _FOREGROUND if place else _FIRST)):
                 target = f"roi_heads.box_predictor.{place}{layer}.{ours}"
-                yield Rename(rf"{layer}{stage}_{theirs}", target, transpose=turn, rows=_FIRST)
+                yield Rename(rf"{layer}{stage}_{theirs}", target, transpose=turn, rows=rows)
         for number in range(4):
             yield _for_each_mask_head(rf"mask_inter_feat_{number + 1}_{theirs}", "mask_head.", f"{number}.0.{ours}")
         yield _for_each_mask_head(rf"conv5_mask_{theirs}", "mask_predictor.", f"conv5_mask.{ours}")
@@ -114,7 +115,7 @@ def _yolov3() -> Iterator[Rename]:
         for number, theirs in enumerate(names, start=1):
             place = rf"yolo_block\.{level}\.{theirs}\."
             yield from _conv_bn(place, f"neck.detect{level + 1}.conv{number}.")
-        yield from _conv_bn(rf"yolo_block\.{level}\.tip\.", f"yolo_bridge.{level}.")
+        yield from _conv_bn(rf"yolo_block\.{level}\.tip\.", f"convs_bridge.{level}.")
         yield from _conv_bn(rf"yolo_transition\.{level}\.", f"neck.conv{level + 1}.")
         yield Rename(rf"yolo_output\.{level}\.conv\.weights", f"yolo_output.{level}.weight")
         yield Rename(rf"yolo_output\.{level}\.conv\.bias", f"yolo_output.{level}.bias")
