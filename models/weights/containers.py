@@ -159,7 +159,7 @@ def _kind(path: Path, head: bytes) -> tuple[str, Callable[[Path], Opened] | None
             read_safetensors,
         ),
         (_is_tar(path, head), "tar", lambda path: read_tar(path, _open)),
-        (head[:1] == b"\x80" and 2 <= head[1] <= 5, "pickle", _open_pickle),
+        (head[:1] == b"\x80" and head[1:2] in {b"\2", b"\3", b"\4", b"\5"}, "pickle", _open_pickle),
         (looks_like_darknet(path, head), "darknet", read_darknet),
     ]
     unknown = next((kind for mark, kind in _FOREIGN.items() if head.startswith(mark)), None)

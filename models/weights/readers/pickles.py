@@ -73,7 +73,9 @@ TABLE: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encode,
     "collections.OrderedDict": OrderedDict,
     **{f"{module}.tuple": tuple for module in ("builtins", "__builtin__")},
-    **{f"{module}.bytearray": lambda *a: bytearray(as_bytes(a[0])) for module in ("builtins", "__builtin__")},
+    # `bytes(10**12)` would be a terabyte of zeros: what is given must be bytes or text.
+    **{f"{module}.bytes": lambda data=b"", *_: as_bytes(data) for module in ("builtins", "__builtin__")},
+    **{f"{module}.bytearray": lambda data=b"", *_: as_bytes(data) for module in ("builtins", "__builtin__")},
     **{f"{module}.eval": _lod_tensor for module in ("builtins", "__builtin__")},
 }
 

@@ -167,22 +167,27 @@ def _plain(value: Any, budget: list[int], depth: int) -> Any:
     budget[0] -= 1 + (len(value) if isinstance(value, str | bytes) else 0)
     if budget[0] < 0 or depth > 20:
         raise _NotPlainError
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return value if value.bit_length() < 64 else "a number of more than 64 bits"
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if (tensor := tensor_of(value)) is not None and tensor.numel() == 1:
-        return _plain(tensor.item(), budget, depth + 1)
     if isinstance(value, list | tuple):
         return [_plain(inner, budget, depth + 1) for inner in value]
     if isinstance(value, Mapping):
         return {str(key)[:200]: _plain(inner, budget, depth + 1) for key, inner in value.items()}
+    if (tensor := tensor_of(value)) is not None and tensor.numel() == 1:
+        value = tensor.item()
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    """What JSON writers take: no infinities, no integers of more than 64 bits, no halves of surrogate pairs."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > 63:
+        return "a number of more than 64 bits"
+    if value is None or isinstance(value, bool | int | float):
+        return value
     raise _NotPlainError
 
 
