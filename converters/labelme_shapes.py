@@ -7,7 +7,6 @@ pasted as its ``shapes_to_label`` does (labelme 7.1, ``examples/utils.py``).
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import warnings
@@ -124,7 +123,9 @@ def _bitmap(shape: dict[str, Any], width: int, height: int) -> NDArray[np.bool_]
                 if image.width * image.height > 4 * width * height + 2**16:
                     raise ShapeError(f"mask has {image.width} x {image.height} pixels, the image {width} x {height}")
                 pixels = np.asarray(image)
-    except (OSError, SyntaxError, ArithmeticError, binascii.Error, Image.DecompressionBombError) as error:
+    except ShapeError:
+        raise
+    except (OSError, SyntaxError, ValueError, ArithmeticError, Image.DecompressionBombError) as error:
         raise ShapeError(f"mask is no PNG in base64: {error}") from error
     if pixels.ndim != 2:
         raise ShapeError(f"mask is a PNG of {pixels.shape[2]} channels, not of one")
