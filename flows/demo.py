@@ -29,23 +29,14 @@ def run_demo(folder: Path) -> DemoOutcome:
 
     Run again, every stage is found done.
     """
-    shore = _scenes(folder / "shore", "shore", train=480, val=40, seed=1)
-    dream = _scenes(folder / "dream", "dream", train=160, val=60, seed=2)
-    pretrained = finetune(_config("pretrain", shore, folder, epochs=5))
+    shore = draw_scenes(folder / "shore", classes=FAMILIES["shore"], train=480, val=40, seed=1)
+    dream = draw_scenes(folder / "dream", classes=FAMILIES["dream"], train=160, val=60, seed=2)
+    pretrained = finetune(_config("pretrain", shore, folder, epochs=6))
     scratch = finetune(_config("from-scratch", dream, folder, epochs=6))
     weights = {"source": str(pretrained.checkpoint)}
     config = _config("fine-tuned", dream, folder, epochs=6, weights=weights)
     finetuned = finetune(config, baseline=scratch.products["evaluate"])
     return DemoOutcome(pretrained, scratch, finetuned)
-
-
-def _scenes(folder: Path, family: str, train: int, val: int, seed: int) -> Path:
-    """Draw the scenes once; a folder under its final name is whole."""
-    if not folder.is_dir():
-        part = folder.with_name(f".{folder.name}.part")
-        draw_scenes(part, classes=FAMILIES[family], train=train, val=val, seed=seed)
-        part.rename(folder)
-    return folder
 
 
 def _config(name: str, root: Path, folder: Path, epochs: int, weights: dict[str, Any] | None = None) -> FinetuneConfig:

@@ -1,0 +1,131 @@
+"""What a person meets at the command line: help that suffices, one message for what is wrong, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_flow import tiny_recipe, tiny_scenes
+
+ROOT = Path(__file__).parents[1]
+ENTRY = "from flows.cli import main; main()"
+
+
+def annotune(*arguments: str | Path, code: str = ENTRY, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    return tiny_recipe(folder, tiny_scenes(folder / "data"))
+
+
+def refused(result: subprocess.CompletedProcess[str], *says: str, code: int = 2) -> None:
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    flat = " ".join(result.stderr.split())
+    for text in says:
+        assert text in flat
+    assert flat.count("error:") == 1
+
+
+def test_help_and_single_stages_do_not_import_prefect(recipe: Path) -> None:
+    code = f"import sys\nfrom flows.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n    assert 'prefect' not in sys.modules\n"
+
+    for arguments in (["--help"], ["convert", str(recipe)]):
+        result = annotune(*arguments, code=code)
+        assert result.returncode == 0, result.stderr
+
+
+def test_convert_prints_what_it_found(recipe: Path) -> None:
+    result = annotune("convert", recipe)
+
+    assert result.returncode == 0
+    assert "train 24 images 85 instances, val 8 images 29 instances" in result.stdout
+
+
+def test_config_prints_values_with_their_origins(recipe: Path) -> None:
+    result = annotune("config", recipe, "-o", "train.epochs=7")
+
+    assert result.returncode == 0
+    assert any(line.split() == ["epochs:", "7", "#", "-o", "train.epochs=7"] for line in result.stdout.splitlines())
+    assert any("batch_size: 8" in line and "tiny.yaml:" in line for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.epoch=3", ["-o train.epoch=3: train.epoch: unknown key; did you mean epochs?"]),
+        ("train.epochs=many", ["train.epochs", "valid integer", "'many'"]),
+        ("detector.name=fasterrcnn_resnet50", ["fasterrcnn_resnet50", "fasterrcnn_resnet50_fpn"]),
+        ("source.format=vox", ["vox", "voc"]),
+        ("source.options={corner: edges}", ["corner", "corners"]),
+        ("source.root=/nowhere/at/all", ["/nowhere/at/all"]),
+        ("source.splits={train: train, val: nosuchsplit}", ["nosuchsplit"]),
+        ("weights={source: /nowhere/weights.pth}", ["/nowhere/weights.pth"]),
+    ],
+)
+def test_a_wrong_value_is_one_message_with_the_remedy(recipe: Path, override: str, says: list[str]) -> None:
+    refused(annotune("adapt", recipe, "-o", override), *says)
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    refused(annotune("convert", tmp_path / "none.yaml"), "none.yaml", "cannot be read")
+
+
+def test_a_malformed_xml_names_file_and_line(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
+    victim = sorted((tmp_path / "data/Annotations").glob("*.xml"))[0]
+    victim.write_text(victim.read_text().replace("</annotation>", "</annotatio>"))
+
+    refused(annotune("convert", recipe), victim.name)
+
+    assert not list((tmp_path / "workspace/store").glob("convert-*"))
+
+
+def test_a_missing_image_names_it(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
+    victim = sorted((tmp_path / "data/JPEGImages").glob("*.jpg"))[0]
+    victim.unlink()
+
+    refused(annotune("check", recipe, "-o", "check.repair=false"), victim.stem, "problems.html")
+
+
+def test_a_checkpoint_of_another_architecture(recipe: Path, tmp_path: Path) -> None:
+    data = os.environ.get("ANNOTUNE_DATA")
+    if not data:
+        pytest.skip("ANNOTUNE_DATA is not set")
+    foreign = Path(data) / "checkpoints/resnet20-12fca82f.th"
+
+    refused(annotune("adapt", recipe, "-o", f"weights.source={foreign}"), "resnet20-12fca82f.th")
+
+
+def test_a_wrong_hash(recipe: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"x" * 100)
+
+    refused(
+        annotune("fetch", recipe, "-o", f"weights={{source: {weights}, sha256: {'0' * 64}}}"), "weights.pth", "0000"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted by root only")
+def test_a_full_disk_leaves_nothing_half_written(recipe: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        refused(annotune("adapt", recipe, "-o", f"workspace={small}"), "No space left", "Free some space", code=1)
+        assert not list((small / "store").glob("adapt-*"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
