@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_check import dataset, picture
+from helpers_check import HEIGHT, WIDTH, dataset, picture, split
 from helpers_seeds import OPTIONS, SEEDS
 from pycocotools import mask as coco_mask
 
 from converters.check import RULES, CheckReport, find_problems, repair_policy, rules_table
+from converters.check.statistics import OBJECTS, SIDES
 from converters.errors import DatasetError
 
 LIGHT = dict.fromkeys(("image-dark", "image-bright", "image-flat", "image-blurred"), "info")
@@ -295,3 +296,59 @@ def test_no_size_and_no_link_makes_the_check_run_away(tmp_path: Path) -> None:
     report = find_problems(splits, tmp_path)
 
     assert report.counts == {"image-missing": 2, "image-unreadable": 1, "image-unlisted": 1}
+
+
+def test_category_ids_are_closed_up_on_request_but_not_over_orphans(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    SEEDS["category-id-gap"].breaks(splits, tmp_path)
+
+    report = find_problems(splits, policy={"category-id-gap": "fix"})
+
+    assert [category["id"] for category in report.splits["val"]["categories"]] == [1, 2]
+    assert {a["category_id"] for a in report.splits["val"]["annotations"]} == {1, 2}
+    splits["train"]["annotations"][0]["category_id"] = 2  # refers to nothing now, and would to the dog
+    kept = find_problems(splits, policy={"category-id-gap": "fix"}).splits["train"]
+    assert kept["categories"] == splits["train"]["categories"]
+
+
+def test_a_file_in_two_splits_leaves_train_on_request(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    SEEDS["split-shared-image"].breaks(splits, tmp_path)
+
+    report = find_problems(splits, tmp_path, policy={"split-shared-image": "drop"}, max_drop=1)
+
+    assert report.splits["val"] is splits["val"]
+    assert len(report.splits["train"]["images"]) == 5
+
+
+def test_errors_come_first_and_repaired_ones_last(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for rule in ("bbox-aspect", "segm-mixed", "orphan-category", "crowd-many", "unknown-key"):
+        SEEDS[rule].breaks(splits, tmp_path)
+    del splits["val"]["annotations"][0]["iscrowd"]
+
+    report = find_problems(splits, policy={"iscrowd-missing": "fix"})
+
+    order = [(problem.action, problem.severity) for problem in report.problems]
+    assert order[0] == ("reported", "error")
+    assert order[-1] == ("fixed", "error")
+    severities = [severity for action, severity in order if action == "reported"]
+    assert severities == sorted(severities, key=["error", "warning", "info"].index)
+
+
+def test_statistics_count_what_is_there(tmp_path: Path) -> None:
+    splits = {"train": split("train", 1, 1)}
+    boxes = ([0, 0, 4, 4], [0, 0, 32, 32], [60, 0, 4, 8], [31, 23, 2, 2], [0, 40, 64, 8])
+    for annotation, box in zip(splits["train"]["annotations"], boxes, strict=True):
+        annotation["bbox"] = box
+
+    figures = find_problems(splits).statistics
+
+    assert figures.images == {"train": 1}
+    assert figures.classes == {"train": {"cat": 3, "dog": 2}}
+    assert figures.scales == {"train": (4, 1, 0)}
+    assert dict(zip(SIDES, figures.sides["train"], strict=True)) == dict.fromkeys(SIDES, 0) | {0: 1, 4: 2, 16: 1, 32: 1}
+    assert figures.objects["train"][OBJECTS.index(5)] == 1
+    assert figures.sizes == ((WIDTH, HEIGHT, 1),)
+    cells = {(x, y): count for y, row in enumerate(figures.centres) for x, count in enumerate(row) if count}
+    assert cells == {(0, 1): 1, (6, 8): 1, (23, 2): 1, (12, 12): 1, (12, 22): 1}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,9 @@ def test_splits_are_named_by_file_or_by_folder(tmp_path: Path) -> None:
 def test_the_json_report_is_the_same_on_every_run_and_names_no_place(tmp_path: Path) -> None:
     for at, seed in enumerate("12"):
         _, arguments = written(tmp_path / seed, "leak-near", "bbox-outside", "orphan-category", "image-unlisted")
+        photos = tmp_path / seed / "photos"
+        for twin, of in ((2, 0), (3, 0), (4, 1), (5, 1)):
+            shutil.copy(photos / f"train_{of}.jpg", photos / f"train_{twin}.jpg")
         command = (
             "import typer; from converters.check.command import check; app = typer.Typer(); app.command()(check); app()"
         )
@@ -204,3 +208,25 @@ def test_a_page_of_nothing_and_of_garbage(tmp_path: Path) -> None:
     report = find_problems({"train": garbage}, tmp_path, policy=repair_policy(), max_drop=1)
     write_page(report, tmp_path / "page.html", tmp_path)
     assert (tmp_path / "page.html").stat().st_size > 5000
+
+
+def test_no_picture_comes_from_outside_the_image_folder(tmp_path: Path) -> None:
+    splits, _ = written(tmp_path)
+    (tmp_path / "photos" / "train_0.jpg").rename(tmp_path / "secret.jpg")
+    splits["train"]["images"][0]["file_name"] = "../secret.jpg"
+    splits["train"]["annotations"][0]["area"] = 5000
+
+    report = find_problems(splits, tmp_path / "photos")
+
+    assert {"file-name-unsafe", "area-wrong"} <= set(report.counts)
+    assert "<figure" not in render_page(report, tmp_path / "photos")
+
+
+def test_a_page_replaces_another_as_a_whole(tmp_path: Path) -> None:
+    write_page(find_problems({}), tmp_path / "page.html", title="first")
+    (tmp_path / "kept.html").hardlink_to(tmp_path / "page.html")
+
+    write_page(find_problems({}), tmp_path / "page.html", title="second")
+
+    assert "<h1>first</h1>" in (tmp_path / "kept.html").read_text()
+    assert "<h1>second</h1>" in (tmp_path / "page.html").read_text()

@@ -86,9 +86,7 @@ EVERYTHING = repair_policy(
 )
 
 
-@settings(
-    max_examples=int(__import__("os").environ.get("N", "150")), deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=150 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(
         st.sampled_from(["images", "annotations", "categories", "info", "x"]), VALUES | st.lists(VALUES, max_size=3)
@@ -101,9 +99,7 @@ def test_any_json_is_a_report_and_no_exception(source: dict[str, Any]) -> None:
         json.dumps(report.to_json())
 
 
-@settings(
-    max_examples=int(__import__("os").environ.get("N", "250")), deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=250 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(broken(), st.sampled_from([repair_policy(), EVERYTHING]))
 def test_a_second_repair_finds_nothing_and_the_source_is_untouched(
     source: dict[str, Any], policy: dict[str, str]
@@ -120,9 +116,7 @@ def test_a_second_repair_finds_nothing_and_the_source_is_untouched(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pycocotools sets numpy shapes
-@settings(
-    max_examples=int(__import__("os").environ.get("N", "100")), deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=100 * TIMES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(broken())
 def test_what_is_repaired_without_errors_is_safe_in_pycocotools(source: dict[str, Any]) -> None:
     report = find_problems({"train": source}, policy=repair_policy(), max_drop=1)

@@ -72,8 +72,8 @@ class Draft:
         self.total = {kind: len(entries) for kind, entries in self.lists.items()}
         self.dropped: dict[str, dict[int, str]] = {kind: {} for kind in self.lists}  # index -> rule
         self.touched: set[str] = set()
-        self.version = 0  # of the lists; goes up with every change
-        self._cache: dict[str, tuple[int, Any]] = {}
+        self.versions = dict.fromkeys(self.lists, 0)  # go up with every change
+        self._cache: dict[str, tuple[tuple[int, ...], Any]] = {}
         self.readable = True  # false where there is no JSON object at all
         self.boxes_mean_something = True  # false once they look like corners or fractions
 
@@ -94,11 +94,12 @@ class Draft:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` returns, made again only after the lists have changed. Callers do not write to it."""
+    def _once(self, name: str, make: Callable[[], Any], *kinds: str) -> Any:
+        """What ``make`` returns, made again only after one of the lists has changed. Callers do not write to it."""
+        version = tuple(self.versions[kind] for kind in kinds)
         known = self._cache.get(name)
-        if known is None or known[0] != self.version:
-            known = self._cache[name] = (self.version, make())
+        if known is None or known[0] != version:
+            known = self._cache[name] = (version, make())
         return known[1]
 
     def column(self, kind: str, key: str) -> list[Any]:
@@ -107,12 +108,12 @@ class Draft:
 
     def ids(self, kind: str, key: str = "id") -> list[int | None]:
         """One id field of every entry as integers, None where it is none; text and floats count by their value."""
-        made: list[int | None] = self._once(f"{kind} {key}", lambda: integers(self.column(kind, key)))
+        made: list[int | None] = self._once(f"{kind} {key}", lambda: integers(self.column(kind, key)), kind)
         return made
 
     def boxes(self) -> Floats:
         """Boxes of the annotations, (N, 4) pixel xywh; a row of NaN where the box cannot be used."""
-        made: Floats = self._once("boxes", self._boxes)
+        made: Floats = self._once("boxes", self._boxes, "annotations")
         return made
 
     def _boxes(self) -> Floats:
@@ -122,7 +123,7 @@ class Draft:
 
     def image_rows(self) -> npt.NDArray[np.int64]:
         """For each annotation the index of its image, -1 where there is none; (N,)."""
-        made: npt.NDArray[np.int64] = self._once("image_rows", self._image_rows)
+        made: npt.NDArray[np.int64] = self._once("image_rows", self._image_rows, "annotations", "images")
         return made
 
     def _image_rows(self) -> npt.NDArray[np.int64]:
@@ -137,12 +138,12 @@ class Draft:
             rows.pop(None, None)
             return rows
 
-        made: dict[int | None, int] = self._once("image_index", make)
+        made: dict[int | None, int] = self._once("image_index", make, "images")
         return made
 
     def image_sizes(self) -> Floats:
         """Width and height of the images, (N, 2) pixels; a row of NaN where no image has such a size."""
-        made: Floats = self._once("image_sizes", self._image_sizes)
+        made: Floats = self._once("image_sizes", self._image_sizes, "images")
         return made
 
     def _image_sizes(self) -> Floats:
@@ -153,9 +154,11 @@ class Draft:
 
     def canvas(self) -> Floats:
         """For each annotation the size of its image, (N, 2) pixels, NaN where unknown."""
-        unknown = [[np.nan, np.nan]]
-        made: Floats = self._once("canvas", lambda: np.vstack([self.image_sizes(), unknown])[self.image_rows()])
+        made: Floats = self._once("canvas", self._canvas, "annotations", "images")
         return made
+
+    def _canvas(self) -> Floats:
+        return np.vstack([self.image_sizes(), [[np.nan, np.nan]]])[self.image_rows()]
 
     def file_name(self, row: int) -> str:
         """The file_name of an image for messages; the annotation file's where there is none."""
@@ -276,7 +279,7 @@ class Draft:
         new = {key: value for key, value in (old | dict(values)).items() if value is not ABSENT}
         self.lists[kind][index] = new
         self.touched.add(kind)
-        self.version += 1
+        self.versions[kind] += 1
         before = {key: old[key] for key in values if key in old}
         after = {key: new[key] for key in values if key in new}
         self.ledger.changes.append(Change(rule, self.name, kind, old.get("id"), before, after))
@@ -302,7 +305,7 @@ class Draft:
             if dropped:
                 self.lists[kind] = [entry for i, entry in enumerate(self.lists[kind]) if i not in dropped]
                 self.touched.add(kind)
-                self.version += 1
+                self.versions[kind] += 1
                 dropped.clear()
 
     def result(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ Remake = Callable[[list[Ring]], list[Ring]]
 class _Rings:
     """The rings of a split, one after another."""
 
-    version: int  # of the draft they were collected from
+    version: int  # of the annotations they were collected from
     owners: Indices  # (R,) index of the annotation
     rings: list[Ring]
     areas: Floats  # (R,) signed
@@ -95,7 +95,7 @@ def _check_form(draft: Draft, index: int, value: Any, limits: Limits, row: int) 
 
 def _collect(draft: Draft, unusable: set[int], known: _Rings | None = None) -> _Rings:
     """The usable rings as they stand; the known ones where nothing has changed."""
-    if known is not None and known.version == draft.version:
+    if known is not None and known.version == draft.versions["annotations"]:
         return known
     owners: list[int] = []
     rings: list[Ring] = []
@@ -104,7 +104,7 @@ def _collect(draft: Draft, unusable: set[int], known: _Rings | None = None) -> _
         if isinstance(parts, list | tuple) and parts and id(entry) not in unusable:
             owners.extend([index] * len(parts))
             rings.extend(parts)
-    return _Rings(draft.version, np.array(owners, np.int64), rings, *measure(rings))
+    return _Rings(draft.versions["annotations"], np.array(owners, np.int64), rings, *measure(rings))
 
 
 def _check_rings(draft: Draft, unusable: set[int], limits: Limits) -> _Rings:
