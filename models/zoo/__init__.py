@@ -69,6 +69,8 @@ def resolve_options(options: DetectorOptions, source: str | None = None, *, pret
     if foreign:
         raise DetectorError(f"{options.name} has no option {foreign[0]!r}. It has {', '.join(detector.options)}")
     own = dict(detector.options)
+    if options.backbone is not None:
+        own |= _normalisation(options.backbone)
     published = next((one for one in detector.pretrained if one.source == source), None)
     if published is not None and "norm_eps" in own:
         own["norm_eps"] = published.norm_eps
@@ -78,6 +80,14 @@ def resolve_options(options: DetectorOptions, source: str | None = None, *, pret
     if (resolved.trainable_layers or 0) > len(detector.stages):
         raise DetectorError(f"{options.name}: trainable_layers {resolved.trainable_layers} of {len(detector.stages)}")
     return resolved
+
+
+def _normalisation(backbone: str) -> dict[str, tuple[float, ...]]:
+    """The mean and deviation that a timm backbone was trained with."""
+    import timm  # noqa: PLC0415  seconds to import, and only some recipes want it
+
+    trained = timm.get_pretrained_cfg(backbone.removeprefix("timm://"), allow_unregistered=True)
+    return {"image_mean": trained.mean, "image_std": trained.std} if trained is not None else {}
 
 
 def build_detector(options: DetectorOptions, num_classes: int) -> nn.Module:

@@ -1,19 +1,29 @@
 """What the detectors' backbones have in common: batch norm, frozen stages, and timm's models."""
 
+# mypy: untyped-calls-exclude="timm"
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
 from torchvision.models.mobilenetv3 import mobilenet_v3_large
 from torchvision.models.resnet import resnet50
-from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from models.errors import DetectorError
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform
+
+CHANNELS = 256  # of every feature pyramid level
+Coarser = Literal["pool", "pyramid", "backbone"]
+Norm = type[nn.Module] | None
 
 RESNET_STAGES = (
     r"backbone\.body\.(conv1|bn1)\.",
@@ -26,19 +36,100 @@ MOBILENET_STAGES = tuple(
 )
 
 
-def resnet50_fpn(
-    levels: Sequence[int] = (1, 2, 3, 4),
-    extra: ExtraFPNBlock | None = None,
-    norm: type[nn.Module] | None = None,
+class TimmPyramid(nn.Module):
+    """A timm model's feature maps of stride 4 to 32 with a feature pyramid over some of them.
+
+    Keys are ``backbone.body.*`` (timm's own names) and ``backbone.fpn.*``.
+    """
+
+    def __init__(self, name: str, levels: Sequence[int], coarser: Coarser, norm: Norm) -> None:
+        """``name`` as timm lists it; the rest as for :func:`pyramid`.
+
+        Raises:
+            DetectorError: timm has no such model, or it has no maps of these strides.
+        """
+        super().__init__()
+        self.body = timm_maps(name)
+        self.levels = tuple(levels)
+        self.channels = self.body.feature_info.channels()  # type: ignore[union-attr, operator]
+        channels = [self.channels[level - 1] for level in levels]
+        self.fpn = FeaturePyramidNetwork(channels, CHANNELS, _coarser(coarser, channels[-1]), norm)
+        self.out_channels = CHANNELS
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps ``(B, 256, H, W)`` by name, fine to coarse."""
+        maps = self.body(x)
+        chosen = OrderedDict((str(place), maps[level - 1]) for place, level in enumerate(self.levels))
+        for place, level in enumerate(self.levels):
+            if chosen[str(place)].shape[1] != self.channels[level - 1]:  # some transformers put the channels last
+                chosen[str(place)] = chosen[str(place)].permute(0, 3, 1, 2).contiguous()
+        pyramid: dict[str, Tensor] = self.fpn(chosen)
+        return pyramid
+
+    def stages(self) -> tuple[str, ...]:
+        """Regular expressions for the keys of each of the four stages, the stem with the first."""
+        ends = [name.replace(".", "_") for name in self.body.feature_info.module_name()]  # type: ignore[union-attr, operator]
+        keys: list[list[str]] = [[] for _ in ends]
+        passed = -1
+        for name, module in self.body.named_modules():
+            flat = name.replace(".", "_") + "_"
+            within = next((k for k, end in enumerate(ends) if flat.startswith(f"{end}_")), None)
+            passed = passed if within is None else within
+            stage = min(passed + 1, len(ends) - 1) if within is None else within
+            keys[stage] += [re.escape(f"{name}.{key}") for key, _ in module.named_parameters(recurse=False)]
+        return tuple(rf"backbone\.body\.({'|'.join(own)})$" for own in keys)
+
+
+def timm_maps(name: str) -> nn.Module:
+    """A timm model that returns its feature maps of stride 4, 8, 16 and 32.
+
+    Raises:
+        DetectorError: there is no such model, or it has no maps of these strides.
+    """
+    import timm  # noqa: PLC0415  seconds to import, and only some recipes want it
+
+    if name not in timm.list_models(name):
+        near = get_close_matches(name, timm.list_models(), n=1)
+        raise DetectorError(f"timm has no model {name!r}" + (f". Did you mean {near[0]!r}?" if near else ""))
+    try:
+        with torch.device("meta"):
+            strides = _create(name).feature_info.reduction()  # type: ignore[union-attr, operator]
+        places = [strides.index(stride) for stride in (4, 8, 16, 32)]
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        raise DetectorError(f"timm://{name} has no feature maps of stride 4, 8, 16 and 32 ({error})") from error
+    return _create(name, out_indices=places)
+
+
+def _create(name: str, **changes: Any) -> nn.Module:
+    """A timm model without its classifier, for images of any size where it is particular about that."""
+    import timm  # noqa: PLC0415  seconds to import, and only some recipes want it
+
+    try:
+        return timm.create_model(name, features_only=True, strict_img_size=False, **changes)
+    except TypeError:  # most models have no such argument
+        return timm.create_model(name, features_only=True, **changes)
+
+
+def pyramid(
+    options: DetectorOptions, levels: Sequence[int] = (1, 2, 3, 4), coarser: Coarser = "pool", norm: Norm = None
 ) -> nn.Module:
-    """ResNet-50 with a feature pyramid of 256 channels over the stages ``levels`` (stride ``2 ** (level + 1)``).
+    """ResNet-50, or the options' backbone, with a feature pyramid of 256 channels.
 
     Args:
-        levels: stages to build the pyramid on.
-        extra: further, coarser levels; a max pooling when None.
+        options: resolved options.
+        levels: backbone stages to build the pyramid on, of stride ``2 ** (level + 1)``.
+        coarser: what comes after them: a max pooling, or two convolutions on the pyramid's or the backbone's last map.
         norm: normalisation within the pyramid (torchvision's second versions have one).
     """
-    return _resnet_fpn_extractor(resnet50(), 5, list(levels), extra, norm)
+    if options.backbone is None:
+        return _resnet_fpn_extractor(resnet50(), 5, list(levels), _coarser(coarser, 2048), norm)
+    return TimmPyramid(options.backbone.removeprefix("timm://"), levels, coarser, norm)
+
+
+def _coarser(kind: Coarser, channels: int) -> ExtraFPNBlock:
+    if kind == "pool":
+        return LastLevelMaxPool()
+    return LastLevelP6P7(CHANNELS if kind == "pyramid" else channels, CHANNELS)
 
 
 def mobilenet_fpn() -> nn.Module:
@@ -47,7 +138,7 @@ def mobilenet_fpn() -> nn.Module:
 
 
 def freeze_norm(module: nn.Module, eps: float) -> None:
-    """Replace every live batch norm by one with fixed statistics and weights.
+    """Replace every live batch norm by one with fixed statistics and weights; timm's keep their own epsilon.
 
     Args:
         module: changed in place; keys stay, apart from ``num_batches_tracked``, which goes.
@@ -55,6 +146,10 @@ def freeze_norm(module: nn.Module, eps: float) -> None:
             (https://github.com/pytorch/vision/pull/2940).
     """
     for name, child in module.named_children():
+        if isinstance(child, TimmPyramid):
+            from timm.layers.norm_act import freeze_batch_norm_2d  # noqa: PLC0415  timm is imported by now
+
+            child.body = freeze_batch_norm_2d(child.body)
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=eps))
         else:
@@ -78,6 +173,8 @@ def finish(model: nn.Module, options: DetectorOptions, stages: Sequence[str], *,
         stages: see :class:`models.zoo.detector.Detector`.
         size_divisible: what the batch is padded to a multiple of, pixels.
     """
+    if isinstance(model.backbone, TimmPyramid):
+        stages = model.backbone.stages()
     model.transform = ImageTransform(options, size_divisible=size_divisible)
     if options.norm == "frozen":
         freeze_norm(model, options.norm_eps or 0.0)

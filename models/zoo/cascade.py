@@ -20,10 +20,10 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import clip_boxes_to_image, roi_align
 
-from models.zoo.backbones import resnet50_fpn
+from models.zoo.backbones import CHANNELS, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
-from models.zoo.rcnn import CHANNELS, FASTER_RCNN, OPTIONS, RECIPE, anchor_generator, assemble, proposal_network
+from models.zoo.rcnn import FASTER_RCNN, OPTIONS, RECIPE, anchor_generator, assemble, proposal_network
 from models.zoo.roi_heads import Detections, Features, RoIHeads, Sizes, add_masks, mask_loss
 from models.zoo.transform import Target
 
@@ -278,13 +278,13 @@ def box_loss(logits: Tensor, deltas: Tensor, labels: Tensor, targets: Tensor, be
 def cascade_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Cascade R-CNN with ResNet-50 and FPN."""
     proposals = proposal_network(options, anchor_generator(options, ExactAnchors))
-    return assemble(resnet50_fpn(), proposals, CascadeHeads(num_classes, options, masks=False), options)
+    return assemble(pyramid(options), proposals, CascadeHeads(num_classes, options, masks=False), options)
 
 
 def cascade_mask_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Cascade Mask R-CNN with ResNet-50 and FPN: a mask head at each stage, as in mmdetection."""
     proposals = proposal_network(options, anchor_generator(options, ExactAnchors))
-    return assemble(resnet50_fpn(), proposals, CascadeHeads(num_classes, options, masks=True), options)
+    return assemble(pyramid(options), proposals, CascadeHeads(num_classes, options, masks=True), options)
 
 
 CLASSIFICATION = r"roi_heads\.box_predictor\.\d\.cls_score\.(weight|bias)"

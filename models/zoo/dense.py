@@ -13,9 +13,8 @@ from torch.nn import functional
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from models.zoo.backbones import RESNET_STAGES, finish, resnet50_fpn
+from models.zoo.backbones import RESNET_STAGES, finish, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD, PARTS, RECIPE
@@ -24,6 +23,7 @@ from models.zoo.roi_heads import Sizes
 Outputs = dict[str, list[Tensor]]  # by name, one tensor (B, places, ...) per level
 
 OPTIONS: dict[str, Any] = {
+    "backbone": None,
     "min_size": 800,
     "max_size": 1333,
     "image_mean": IMAGENET_MEAN,
@@ -89,14 +89,14 @@ def _anchors(options: DetectorOptions) -> AnchorGenerator:
 
 def retinanet(num_classes: int, options: DetectorOptions) -> nn.Module:
     """RetinaNet with ResNet-50 and FPN; P6 comes from P5 (https://arxiv.org/abs/1708.02002)."""
-    backbone = resnet50_fpn(LEVELS, LastLevelP6P7(256, 256))
+    backbone = pyramid(options, LEVELS, "pyramid")
     model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=_anchors(options), **_common(options))
     return finish(model, options, RESNET_STAGES)
 
 
 def retinanet_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     """RetinaNet with group norm in its heads and a GIoU loss; P6 comes from C5, as in mmdetection."""
-    backbone = resnet50_fpn(LEVELS, LastLevelP6P7(2048, 256))
+    backbone = pyramid(options, LEVELS, "backbone")
     anchors = _anchors(options)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], num_classes, norm_layer=partial(nn.GroupNorm, 32))
     head.regression_head._loss_type = "giou"
@@ -106,7 +106,7 @@ def retinanet_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
 
 def fcos(num_classes: int, options: DetectorOptions) -> nn.Module:
     """FCOS with ResNet-50 and FPN: no anchors (https://arxiv.org/abs/2006.09214)."""
-    model = ForegroundFCOS(resnet50_fpn(LEVELS, LastLevelP6P7(256, 256)), num_classes, **_common(options))
+    model = ForegroundFCOS(pyramid(options, LEVELS, "pyramid"), num_classes, **_common(options))
     return finish(model, options, RESNET_STAGES)
 
 

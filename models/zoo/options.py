@@ -24,6 +24,7 @@ class DetectorOptions(BaseModel):
     name: str = Field(default="fasterrcnn_resnet50_fpn", description="Detector, as `annotune models` lists them.")
     backbone: str | None = Field(
         default=None,
+        pattern=r"^timm://",
         description="Another backbone: `timm://NAME` with any timm model that gives feature maps, e.g. timm://resnet50d.",
     )
     min_size: Pixels | None = Field(default=None, description="Shorter side of the image after resizing, pixels.")

@@ -15,13 +15,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from models.zoo.backbones import MOBILENET_STAGES, RESNET_STAGES, finish, mobilenet_fpn, resnet50_fpn
+from models.zoo.backbones import CHANNELS, MOBILENET_STAGES, RESNET_STAGES, finish, mobilenet_fpn, pyramid
 from models.zoo.detector import ClassRows, Detector, Part, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.roi_heads import RegionProposalNetwork, RoIHeads
 from models.zoo.transform import ImageTransform
 
-CHANNELS = 256  # of every feature pyramid level
 LEVELS = ["0", "1", "2", "3"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +37,7 @@ MASK_FIELDS = BOX_FIELDS | {"mask_fcn_logits": r"roi_heads\.mask_predictor\.mask
 PARTS: tuple[tuple[str, Part], ...] = ((r"backbone\.body\.", "backbone"), (r"backbone\.fpn\.", "neck"))
 
 OPTIONS: dict[str, Any] = {
+    "backbone": None,
     "min_size": 800,
     "max_size": 1333,
     "image_mean": IMAGENET_MEAN,
@@ -52,7 +52,9 @@ OPTIONS: dict[str, Any] = {
     "nms": 0.5,
     "detections_per_image": 100,
 }
-MOBILENET_OPTIONS = OPTIONS | {"anchors": ((32, 64, 128, 256, 512),) * 3}
+MOBILENET_OPTIONS = {key: OPTIONS[key] for key in OPTIONS if key != "backbone"} | {
+    "anchors": ((32, 64, 128, 256, 512),) * 3
+}
 # torchvision references/detection: 0.02 for 16 images, step decay, warm-up of 1000 steps for 117k images.
 RECIPE = {
     "learning_rate_per_image": 0.00125,
@@ -119,14 +121,14 @@ def region_heads(
 def faster_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with ResNet-50 and FPN, as published (https://arxiv.org/abs/1612.03144)."""
     heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
-    return assemble(resnet50_fpn(), proposal_network(options, anchor_generator(options)), heads, options)
+    return assemble(pyramid(options), proposal_network(options, anchor_generator(options)), heads, options)
 
 
 def faster_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with deeper heads, normalised everywhere (https://arxiv.org/abs/2111.11429)."""
     heads = region_heads(num_classes, options, _deep_box_head())
     proposals = proposal_network(options, anchor_generator(options), depth=2)
-    return assemble(resnet50_fpn(norm=nn.BatchNorm2d), proposals, heads, options)
+    return assemble(pyramid(options, norm=nn.BatchNorm2d), proposals, heads, options)
 
 
 def faster_rcnn_mobilenet(num_classes: int, options: DetectorOptions) -> nn.Module:
@@ -147,7 +149,7 @@ def mask_rcnn(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Mask R-CNN with ResNet-50 and FPN (https://arxiv.org/abs/1703.06870)."""
     mask_head = MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1)
     heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024), mask_head)
-    return assemble(resnet50_fpn(), proposal_network(options, anchor_generator(options)), heads, options)
+    return assemble(pyramid(options), proposal_network(options, anchor_generator(options)), heads, options)
 
 
 def mask_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
@@ -155,7 +157,7 @@ def mask_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     mask_head = MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1, norm_layer=nn.BatchNorm2d)
     heads = region_heads(num_classes, options, _deep_box_head(), mask_head)
     proposals = proposal_network(options, anchor_generator(options), depth=2)
-    return assemble(resnet50_fpn(norm=nn.BatchNorm2d), proposals, heads, options)
+    return assemble(pyramid(options, norm=nn.BatchNorm2d), proposals, heads, options)
 
 
 def assemble(

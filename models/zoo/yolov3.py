@@ -332,6 +332,7 @@ ENTRIES = (
             "max_size": 320,
             "image_mean": IMAGENET_MEAN,
             "image_std": IMAGENET_STD,
+            "norm_eps": 1e-3,  # MobileNetV3's
             "anchors": MOBILENET_ANCHORS,
         },
     ),
