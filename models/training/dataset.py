@@ -24,13 +24,15 @@ class Loaded:
     Attributes:
         image: (3, H, W) uint8 at the working size.
         target: boxes, labels, iscrowd, perhaps masks, in pixels of ``image``.
-        index: which image of the table it is.
+        index: which image it is.
+        original: (height, width) of the picture as decoded.
         unreadable: indices tried before it that could not be read.
     """
 
     image: Tensor
     target: Target
     index: int
+    original: tuple[int, int]
     unreadable: tuple[int, ...] = ()
 
 
@@ -42,7 +44,8 @@ class Batch:
         images: (B, 3, H, W) uint8, padded right and below.
         sizes: (B, 2) height, width of each picture in it.
         targets: as in :class:`Loaded`.
-        indices: which images of the table they are.
+        indices: which images they are.
+        originals: (height, width) of each as decoded.
         unreadable: indices that could not be read.
     """
 
@@ -50,6 +53,7 @@ class Batch:
     sizes: Tensor
     targets: list[Target]
     indices: list[int]
+    originals: list[tuple[int, int]]
     unreadable: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -80,6 +84,7 @@ def collate(loaded: Sequence[Loaded]) -> Batch:
         sizes=sizes,
         targets=[picture.target for picture in loaded],
         indices=[picture.index for picture in loaded],
+        originals=[picture.original for picture in loaded],
         unreadable=tuple(index for picture in loaded for index in picture.unreadable),
     )
 
@@ -106,9 +111,10 @@ class TrainingImages(Dataset[Loaded]):
                 index = (index + 1) % len(self.table)
                 if len(unreadable) == len(self.table):
                     raise
+        original = height_width(image)
         with drawn_at(self.seed, "image", epoch, address[1]) as draw:
             image, target = self.augment(image, target_of(self.table, index, masks=self.masks), draw)
-        return Loaded(image, target, index, tuple(unreadable))
+        return Loaded(image, target, index, original, tuple(unreadable))
 
 
 class PlainImages(Dataset[Loaded]):
@@ -126,9 +132,18 @@ class PlainImages(Dataset[Loaded]):
         Raises:
             UnreadableImageError: an evaluation cannot leave images out.
         """
-        image = read_table_image(self.table, self.images, index)
-        empty: Target = {"boxes": torch.empty(0, 4)}
-        return Loaded(*resize(image, empty, self.size.of(*image.shape[-2:])), index)
+        return at_working_size(read_table_image(self.table, self.images, index), self.size, index)
+
+
+def at_working_size(image: Tensor, size: WorkingSize, index: int) -> Loaded:
+    """A picture ready for the detector, without a target."""
+    original = height_width(image)
+    return Loaded(*resize(image, {"boxes": torch.empty(0, 4)}, size.of(*original)), index, original)
+
+
+def height_width(image: Tensor) -> tuple[int, int]:
+    """The (height, width) of a picture."""
+    return image.shape[-2], image.shape[-1]
 
 
 def read_table_image(table: CocoTable, images: Path, index: int) -> Tensor:

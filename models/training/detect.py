@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from models.training.coco import CocoTable
@@ -27,27 +28,58 @@ def loading_processes(wanted: int | None, device: torch.device) -> int:
 
 
 def image_batches(
-    dataset: PlainImages, indices: Sequence[int], batch_size: int, workers: int, *, pin: bool = False
+    dataset: Dataset[Loaded], indices: Sequence[int], batch_size: int, workers: int, *, pin: bool = False
 ) -> DataLoader[Loaded]:
     """Batches of these images in this order."""
     batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
 
 
-@torch.inference_mode()
-def raw_detections(
-    model: nn.Module, batches: DataLoader[Loaded], device: torch.device, *, autocast: bool = False
-) -> Iterator[tuple[int, tuple[int, int], dict[str, Tensor]]]:
-    """Yield for each image its index, its working (height, width) and the detections in those pixels, on the CPU."""
+@dataclass(frozen=True)
+class Found:
+    """What a detector finds in one image, best first, in the pixels of the original picture, on the CPU.
+
+    Attributes:
+        index: which image it is.
+        size: (height, width) of the picture.
+        boxes: (N, 4) xyxy.
+        labels: (N,) from 1.
+        scores: (N,) 0..1.
+        masks: (N, H, W) bool, or None where the detector has no masks.
+    """
+
+    index: int
+    size: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    masks: Tensor | None
+
+
+def find(
+    model: nn.Module, batches: DataLoader[Loaded], device: torch.device, min_score: float = 0.0
+) -> Iterator[Found]:
+    """Yield what a detector finds with at least ``min_score``, image by image.
+
+    Args:
+        model: on ``device``; set to evaluation mode.
+        batches: from :func:`image_batches`.
+        device: where to compute.
+        min_score: weaker detections are left out.
+    """
     model.eval()
     for batch in batches:
         assert isinstance(batch, Batch)
         images, _ = batch.part(0, len(batch), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            found = model(images)
-        for index, size, one in zip(batch.indices, batch.sizes.tolist(), found, strict=True):
-            yield index, (size[0], size[1]), {key: value.float().cpu() if value.is_floating_point() else value.cpu()
-                                              for key, value in one.items()}  # fmt: skip
+        with torch.inference_mode():
+            outputs = model(images)
+        for index, working, original, output in zip(
+            batch.indices, batch.sizes.tolist(), batch.originals, outputs, strict=True
+        ):
+            strong = output["scores"] >= min_score
+            kept = {key: value[strong].cpu() for key, value in output.items()}
+            boxes, masks = in_original_pixels(kept, (working[0], working[1]), original)
+            yield Found(index, original, boxes, kept["labels"], kept["scores"].float(), masks)
 
 
 def in_original_pixels(
@@ -75,20 +107,19 @@ def in_original_pixels(
     return boxes, masks[:, 0] > 0.5
 
 
-def coco_results(
-    found: dict[str, Tensor], boxes: Tensor, masks: Tensor | None, image_id: int, category_of: Sequence[int]
-) -> list[Result]:
-    """One image's detections as COCO results, best first; pixels to 1/1000, scores to 1/1000000."""
-    xywh = boxes.double().numpy().copy()
+def coco_results(found: Found, image_id: int, category_of: Sequence[int]) -> list[Result]:
+    """One image's detections as COCO results; pixels to 1/1000, scores to 1/1000000."""
+    xywh = found.boxes.double().numpy().copy()
     xywh[:, 2:] -= xywh[:, :2]
     rounded = xywh.round(3).tolist()
-    scores = found["scores"].double().numpy().round(6).tolist()
+    scores = found.scores.double().numpy().round(6).tolist()
     results: list[Result] = [
         {"image_id": image_id, "category_id": category_of[label], "bbox": box, "score": score}
-        for label, box, score in zip(found["labels"].tolist(), rounded, scores, strict=True)
+        for label, box, score in zip(found.labels.tolist(), rounded, scores, strict=True)
     ]
-    for result, mask in zip(results, [] if masks is None else masks, strict=masks is not None):
-        result["segmentation"] = run_lengths(mask)
+    if found.masks is not None:
+        for result, mask in zip(results, found.masks, strict=True):
+            result["segmentation"] = run_lengths(mask)
     return results
 
 
@@ -107,7 +138,6 @@ def detect(
     batch_size: int = 4,
     workers: int | None = None,
     min_score: float = 0.0,
-    autocast: bool = False,
     between: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Every detection of a detector on images of a COCO table, in the order of the images.
@@ -120,7 +150,6 @@ def detect(
         batch_size: images per forward pass.
         workers: loading processes; None: by device.
         min_score: weaker detections are left out.
-        autocast: compute in bfloat16.
         between: called after each image; may raise to stop.
     """
     table: CocoTable = dataset.table
@@ -128,12 +157,8 @@ def detect(
     chosen = range(len(table)) if indices is None else indices
     batches = image_batches(dataset, chosen, batch_size, loading_processes(workers, device), pin=device.type == "cuda")
     results: list[Result] = []
-    for index, working, found in raw_detections(model, batches, device, autocast=autocast):
-        strong = found["scores"] >= min_score
-        kept = {key: value[strong] for key, value in found.items()}
-        width, height = table.sizes[index].tolist()
-        boxes, masks = in_original_pixels(kept, working, (height, width))
-        results.extend(coco_results(kept, boxes, masks, int(table.image_ids[index]), category_of))
+    for found in find(model, batches, device, min_score):
+        results.extend(coco_results(found, int(table.image_ids[found.index]), category_of))
         between()
     # a class that this COCO file does not have cannot be scored against it
     return [result for result in results if result["category_id"]]

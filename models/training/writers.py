@@ -1,0 +1,206 @@
+"""Predictions as files: pictures to look at, COCO results, labelme files to correct and train on."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from models.training.detect import run_lengths
+from models.training.files import write_json, write_readable_json
+from models.training.predict import Prediction
+from models.training.randomness import mix
+
+MASK_OPACITY = 0.45
+
+
+def write_pictures(predictions: Iterable[Prediction], folder: Path, root: Path | None = None) -> Iterator[Prediction]:
+    """Write each picture with its boxes, masks, names and scores drawn in, as JPEG; pass the predictions on.
+
+    Args:
+        predictions: from :func:`models.training.predict`.
+        folder: where the pictures go, under their own names.
+        root: the folder the pictures lie in; their place below it is kept.
+    """
+    for prediction in predictions:
+        path = _place(prediction.path, folder, root, ".jpg")
+        drawn(prediction).save(path, quality=92)
+        yield prediction
+
+
+def write_labelme(predictions: Iterable[Prediction], folder: Path, root: Path | None = None) -> Iterator[Prediction]:
+    """Write each prediction as a labelme file, to be corrected there; pass the predictions on.
+
+    Masks become the polygons of their outer edges, boxes labelme's rectangles. The picture is named by its path
+    relative to the file, not embedded.
+
+    Args:
+        predictions: from :func:`models.training.predict`.
+        folder: where the files go; the folder of the pictures itself is the handiest.
+        root: the folder the pictures lie in; their place below it is kept.
+    """
+    for prediction in predictions:
+        path = _place(prediction.path, folder, root, ".json")
+        write_readable_json(path, labelme_file(prediction, path))
+        yield prediction
+
+
+def write_coco_results(predictions: Iterable[Prediction], path: Path, image_ids: dict[str, int] | None = None) -> None:
+    """Write all detections as COCO results.
+
+    Args:
+        predictions: from :func:`models.training.predict`.
+        path: the JSON file.
+        image_ids: id of each file name; None: numbered from 1 in the order of the predictions, ``file_name`` beside.
+    """
+    results: list[dict[str, Any]] = []
+    for number, prediction in enumerate(predictions, 1):
+        name = prediction.path.name
+        image = {"image_id": number, "file_name": name} if image_ids is None else {"image_id": image_ids[name]}
+        for index, (x0, y0, x1, y1) in enumerate(prediction.boxes.double().tolist()):
+            result = {
+                **image,
+                "category_id": int(prediction.labels[index]),
+                "category": prediction.names[index],
+                "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
+                "score": round(float(prediction.scores[index]), 6),
+            }
+            if prediction.masks is not None:
+                result["segmentation"] = run_lengths(prediction.masks[index])
+            results.append(result)
+    write_json(path, results)
+
+
+def labelme_file(prediction: Prediction, path: Path) -> dict[str, Any]:
+    """The content of a labelme file (its version 5 format) that will stand at ``path``."""
+    width, height = prediction.size
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": list(_shapes(prediction)),
+        "imagePath": Path(_relative(prediction.path, path.parent)).as_posix(),
+        "imageData": None,
+        "imageHeight": height,
+        "imageWidth": width,
+    }
+
+
+def _shapes(prediction: Prediction) -> Iterator[dict[str, Any]]:
+    for index, (x0, y0, x1, y1) in enumerate(prediction.boxes.double().tolist()):
+        common: dict[str, Any] = {
+            "label": prediction.names[index],
+            "group_id": None,
+            "description": f"score {float(prediction.scores[index]):.3f}",
+            "flags": {},
+        }
+        rings = [] if prediction.masks is None else outlines(prediction.masks[index])
+        if not rings:
+            corners = [[round(x0, 2), round(y0, 2)], [round(x1, 2), round(y1, 2)]]
+            yield {**common, "points": corners, "shape_type": "rectangle"}
+        for ring in rings:
+            # labelme joins the parts of one object by their group
+            group = {"group_id": index + 1} if len(rings) > 1 else {}
+            yield {**common, **group, "points": ring, "shape_type": "polygon"}
+
+
+def outlines(mask: Tensor) -> list[list[list[float]]]:
+    """The outer edges of a mask (H, W) as polygons of (x, y) in pixels; parts of less than 4 pixels are left out.
+
+    The edge runs along pixel borders, so that filling the polygon gives the mask back; holes are filled.
+    """
+    pixels = np.pad(mask.numpy().astype(bool), 1)
+    rings = [ring for ring in _borders(pixels) if _area(ring) >= 4]
+    return [[[float(x - 1), float(y - 1)] for x, y in ring] for ring in rings]
+
+
+def _borders(pixels: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[list[tuple[int, int]]]:
+    """Closed walks along pixel borders with the inside on the right, corners only."""
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def add(edges: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
+        for y, x in zip(*(axis.tolist() for axis in edges), strict=True):
+            steps.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
+
+    inside, outside = pixels, ~pixels
+    add(np.nonzero(inside[1:] & outside[:-1]), (0, 1), (1, 1))  # top of a pixel: rightwards
+    add(np.nonzero(inside[:-1] & outside[1:]), (1, 1), (0, 1))  # bottom: leftwards
+    add(np.nonzero(inside[:, 1:] & outside[:, :-1]), (1, 1), (1, 0))  # left: upwards
+    add(np.nonzero(inside[:, :-1] & outside[:, 1:]), (1, 0), (1, 1))  # right: downwards
+    while steps:
+        start = min(steps)
+        ring, here, before = [start], _take(steps, start, None), start
+        while here != start:
+            ahead = _take(steps, here, (here[0] - before[0], here[1] - before[1]))
+            if (ahead[0] - here[0], ahead[1] - here[1]) != (here[0] - before[0], here[1] - before[1]):
+                ring.append(here)
+            before, here = here, ahead
+        yield ring
+
+
+def _take(
+    steps: dict[tuple[int, int], list[tuple[int, int]]], at: tuple[int, int], heading: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Take one step from here; where two pixels touch at a corner turn right, which keeps them apart."""
+    ways = steps[at]
+    if len(ways) > 1 and heading is not None:
+        right = (at[0] - heading[1], at[1] + heading[0])
+        way = ways.pop(ways.index(right))
+    else:
+        way = ways.pop()
+    if not ways:
+        del steps[at]
+    return way
+
+
+def _area(ring: list[tuple[int, int]]) -> float:
+    """Twice-signed area halved: positive for outer edges (clockwise on the screen), negative for holes."""
+    turned = [*ring[1:], ring[0]]
+    return sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(ring, turned, strict=True)) / 2
+
+
+def drawn(prediction: Prediction) -> Image.Image:
+    """The picture with its masks, boxes, names and scores; the weakest first, so that the strongest lie on top."""
+    with Image.open(prediction.path) as picture:
+        canvas = picture.convert("RGB")
+    font = ImageFont.load_default(max(11, min(canvas.size) // 40))
+    line = max(1, min(canvas.size) // 250)
+    for index in reversed(range(len(prediction.boxes))):
+        colour = colour_of(prediction.names[index])
+        if prediction.masks is not None:
+            veil = Image.fromarray((prediction.masks[index].to(torch.uint8) * int(255 * MASK_OPACITY)).numpy())
+            canvas.paste(Image.new("RGB", canvas.size, colour), mask=veil)
+        pen = ImageDraw.Draw(canvas)
+        box = prediction.boxes[index].tolist()
+        pen.rectangle(box, outline=colour, width=line)
+        text = f"{prediction.names[index]} {float(prediction.scores[index]):.2f}"
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        y = max(0.0, box[1] - (bottom - top) - 2 * line - 2)
+        pen.rectangle((box[0], y, box[0] + right - left + 4, y + bottom - top + 4), fill=colour)
+        pen.text((box[0] + 2 - left, y + 2 - top), text, fill="white", font=font)
+    return canvas
+
+
+def colour_of(name: str) -> tuple[int, int, int]:
+    """A strong colour that a category keeps in every picture and on every run."""
+    red, green, blue = colorsys.hls_to_rgb(mix("colour", name) % 360 / 360, 0.42, 0.85)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def _place(picture: Path, folder: Path, root: Path | None, suffix: str) -> Path:
+    """Where the file for a picture goes; its folder is made."""
+    inner = picture.relative_to(root) if root is not None and picture.is_relative_to(root) else Path(picture.name)
+    path = (folder / inner).with_suffix(suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _relative(path: Path, start: Path) -> str:
+    """``path`` as seen from ``start``."""
+    return os.path.relpath(path.absolute(), start.absolute())

@@ -1,0 +1,133 @@
+"""Prediction and what it is written as."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers_training import CLASSES, draw_set, initial
+from PIL import Image
+from pycocotools import mask as coco_mask
+from rich.console import Console
+
+from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
+from models.training.journal import read_lines
+from models.training.writers import outlines, write_coco_results, write_labelme, write_pictures
+
+
+def test_predictions_come_in_order_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
+    data = draw_set(tmp_path / "set", 3)
+
+    found = list(predict(initial(tmp_path / "init.pt"), data.images, options=PredictOptions(min_score=0.01)))
+
+    assert [(one.path.name, one.size) for one in found] == [
+        ("000.png", (90, 128)),
+        ("001.png", (120, 96)),
+        ("002.png", (120, 96)),
+    ]
+    for one in found:
+        assert len(one.boxes) == len(one.scores) == len(one.names) > 0
+        assert set(one.names) <= set(CLASSES)
+        assert bool((one.scores >= 0.01).all())
+        assert bool((one.boxes >= 0).all())
+        assert bool((one.boxes[:, [0, 2]] <= one.size[0]).all())
+        assert bool((one.boxes[:, [1, 3]] <= one.size[1]).all())
+
+
+def test_masks_have_the_size_of_the_picture(tmp_path: Path) -> None:
+    data = draw_set(tmp_path / "set", 1)
+    init = initial(tmp_path / "init.pt", "maskrcnn_resnet50_fpn", min_size=64, max_size=96, score_threshold=0.0)
+
+    found = next(predict(init, data.images, options=PredictOptions(min_score=0.0)))
+
+    assert found.masks is not None
+    assert found.masks.shape == (len(found.boxes), 128, 90)
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pictures there"):
+        list(predict(initial(tmp_path / "init.pt"), tmp_path))
+
+
+def one_prediction(tmp_path: Path, mask: np.ndarray | None = None) -> Prediction:  # type: ignore[type-arg]
+    path = tmp_path / "in" / "a.png"
+    path.parent.mkdir()
+    Image.new("RGB", (60, 40), (90, 90, 90)).save(path)
+    return Prediction(
+        path=path,
+        size=(60, 40),
+        boxes=torch.tensor([[10.0, 5.0, 30.0, 25.0]]),
+        labels=torch.tensor([2]),
+        scores=torch.tensor([0.75]),
+        names=("<b>square</b>",),
+        masks=None if mask is None else torch.from_numpy(mask)[None],
+    )
+
+
+def test_labelme_files_name_the_picture_by_its_relative_path(tmp_path: Path) -> None:
+    list(write_labelme([one_prediction(tmp_path)], tmp_path / "out"))
+
+    written = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert written["imagePath"] == "../in/a.png"
+    assert (written["imageWidth"], written["imageHeight"], written["imageData"]) == (60, 40, None)
+    assert written["shapes"][0]["shape_type"] == "rectangle"
+    assert written["shapes"][0]["points"] == [[10, 5], [30, 25]]
+
+
+@pytest.mark.filterwarnings("ignore:__array__")  # pycocotools
+def test_outlines_fill_back_to_the_mask(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    mask = np.zeros((40, 60), bool)
+    mask[5:25, 10:30] = True
+    mask[10:14, 30:50] = True
+    mask[25:29, 30:34] = True  # touches the rest at a corner only
+    mask[30:38, 2:9] = draw.random((8, 7)) > 0.2
+    mask[33:35, 4:6] = True
+
+    rings = outlines(torch.from_numpy(mask))
+
+    filled = np.zeros_like(mask)
+    for ring in rings:
+        runs = coco_mask.frPyObjects([np.array(ring).ravel().tolist()], 40, 60)
+        filled |= coco_mask.decode(coco_mask.merge(runs)).astype(bool)
+    assert not (mask[:30] ^ filled[:30]).any()
+    list(write_labelme([one_prediction(tmp_path, mask)], tmp_path / "out"))
+    shapes = json.loads((tmp_path / "out" / "a.json").read_text())["shapes"]
+    assert {shape["shape_type"] for shape in shapes} == {"polygon"}
+    assert {shape["group_id"] for shape in shapes} == {1}
+
+
+def test_pictures_show_the_box_and_coco_results_hold_it(tmp_path: Path) -> None:
+    prediction = one_prediction(tmp_path)
+
+    write_coco_results(write_pictures([prediction], tmp_path / "out"), tmp_path / "found.json")
+
+    with Image.open(tmp_path / "out" / "a.jpg") as picture:
+        assert max(abs(a - 90) for a in picture.getpixel((20, 25))) > 25  # type: ignore[union-attr]
+        assert max(abs(a - 90) for a in picture.getpixel((50, 35))) < 10  # type: ignore[union-attr]
+    (result,) = json.loads((tmp_path / "found.json").read_text())
+    assert (result["bbox"], result["score"], result["category_id"]) == ([10, 5, 20, 20], 0.75, 2)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_display_says_what_happens(tmp_path: Path, terminal: bool) -> None:
+    written = io.StringIO()
+    train, init = draw_set(tmp_path / "train", 4), initial(tmp_path / "init.pt")
+
+    with TrainingDisplay(Console(file=written, force_terminal=terminal, width=200)) as show:
+        finetune(init, train, train, TrainOptions(epochs=1, batch_size=2), tmp_path / "run", echo=show)
+
+    said = written.getvalue()
+    assert "0.00078125 per image x 2 images per step = 0.0015625" in said
+    assert "bbox/AP " in said
+    assert "images/s" in said
+    assert [line["event"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [
+        "start",
+        "step",
+        "eval",
+        "end",
+    ]
