@@ -1,9 +1,9 @@
 """VOC to COCO against the floor (read, parse, dump) and against PaddleDetection's x2coco, in one run.
 
-    python benchmarks/bench_voc.py [--files 20000] [--repeats 3] [--memory 1000000]
+    python benchmarks/bench_voc.py [--files 20000] [--objects 6] [--repeats 3] [--no-peers]
 
-``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection; without it that row is left out. Seconds are CPU seconds
-of one process and its children, the median of the repeats; the table shows ratios, which travel better.
+``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection; without it that row is left out. Seconds are CPU seconds of
+a process and its children, medians of the repeats, which take turns; ratios travel better than seconds.
 """
 
 from __future__ import annotations
@@ -12,35 +12,61 @@ import argparse
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-HERE = Path(sys.executable)
-LABELS = ("person", "car", "dog", "traffic light", "bus")
+LABELS = ("person", "car", "dog", "bicycle", "bus")
 
+# What no converter in Python with lxml can do without; its own CPU seconds go to stdout, start-up not included.
 FLOOR = """
-import os, sys, orjson
+import os, sys, time, orjson
 from lxml import etree
-folder, coco, out = sys.argv[1:]
+folder, made, out = sys.argv[1:]
+start = time.process_time()
 for name in sorted(os.listdir(folder)):
     with open(os.path.join(folder, name), "rb") as file:
         etree.fromstring(file.read())
-result = orjson.loads(open(coco, "rb").read())
-import time
+spent = time.process_time() - start
+result = orjson.loads(open(made, "rb").read())
 start = time.process_time()
-data = orjson.dumps(result)
-open(out, "wb").write(data)
-print(time.process_time() - start, file=sys.stderr)
+with open(out, "wb") as file:
+    file.write(orjson.dumps(result))
+print(spent + time.process_time() - start)
+"""
+# The same account of ours: the call, without the start-up of Python and the imports.
+OURS = """
+import sys, time
+from pathlib import Path
+from converters import convert, write_coco
+folder, out = map(Path, sys.argv[1:])
+start = time.process_time()
+write_coco(convert("voc", folder).splits["all"], out)
+print(time.process_time() - start)
+"""
+# x2coco draws a progress bar and imports OpenCV for another format; both are spared it here.
+PEER = """
+import runpy, sys, types
+tqdm = types.ModuleType("tqdm")
+tqdm.tqdm = iter
+sys.modules.update(tqdm=tqdm, cv2=types.ModuleType("cv2"))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+class Figures(NamedTuple):
+    cpu: float  # seconds
+    wall: float  # seconds
+    peak: float  # MB of the largest process
+
+
 def write_set(folder: Path, count: int, objects: float = 6.0) -> None:
-    """LabelImg files of six objects on average, as in the published figures."""
+    """LabelImg files with that many objects on average."""
     folder.mkdir(parents=True)
     rng = random.Random(0)
     for number in range(count):
@@ -65,71 +91,94 @@ def _xml(name: str, rng: random.Random, objects: int) -> str:
     return "".join([*parts, "</annotation>\n"])
 
 
-def measure(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, float, float]:
-    """CPU seconds, wall seconds and peak MB of a command and its children."""
+def measure(command: list[str]) -> Figures:
+    """A command and its children; where it prints its own CPU seconds, those."""
     start = time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
-    )
-    _, errors = process.communicate()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, errors = process.communicate()
+    wall = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(errors.decode())
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, time.perf_counter() - start, after.ru_maxrss / 1024
+    return Figures(_own_seconds(out), wall, 0.0)
 
 
-def startup(imports: str) -> float:
-    return statistics.median(measure([sys.executable, "-c", imports])[0] for _ in range(3))
+def _own_seconds(out: bytes) -> float:
+    return float(out.splitlines()[-1])
 
 
-def commands(folder: Path, work: Path) -> dict[str, list[str]]:
-    ours = ["-m", "converters.cli", "voc", str(folder), "-o"]
-    rows = {
-        "floor: read, lxml, orjson": ["-c", FLOOR, str(folder), str(work / "ours.json"), str(work / "floor.json")],
-        "annotune-convert": [*ours, str(work / "ours.json")],
-        "annotune-convert --jobs 2": [*ours, str(work / "two.json"), "--jobs", "2"],
+# Runs a command in a process of its own, whose children are then only that command's.
+METER = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+sys.exit(done.returncode)
+"""
+
+
+def measure_whole(command: list[str]) -> Figures:
+    """A command with its start-up and its children."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", METER, *command], capture_output=True, check=False)
+    wall = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stderr.decode())
+    cpu, peak = map(float, done.stdout.split())
+    return Figures(cpu, wall, peak)
+
+
+def rows(folder: Path, work: Path, peers: bool) -> dict[str, tuple[bool, list[str]]]:
+    """Name to (whether start-up counts, command)."""
+    python, made = sys.executable, str(work / "ours.json")
+    command = [python, "-m", "converters.cli", "voc", str(folder), "-o"]
+    found = {
+        "floor: read, lxml, orjson": (False, [python, "-c", FLOOR, str(folder), made, str(work / "floor.json")]),
+        "annotune: the call": (False, [python, "-c", OURS, str(folder), str(work / "call.json")]),
+        "annotune-convert": (True, [*command, made]),
+        "annotune-convert --jobs 2": (True, [*command, str(work / "two.json"), "--jobs", "2"]),
     }
     root = os.environ.get("PADDLEDETECTION_ROOT")
-    if root:
+    if root and peers:
         names, labels = work / "names.txt", work / "labels.txt"
         names.write_text("".join(f"{path.name}\n" for path in sorted(folder.iterdir())))
-        labels.write_text("\n".join(label.replace(" ", "_") for label in LABELS))
-        rows["PaddleDetection x2coco"] = [
-            str(Path(root) / "tools/x2coco.py"), "--dataset_type", "voc", "--voc_anno_dir", str(folder),
-            "--voc_anno_list", str(names), "--voc_label_list", str(labels), "--output_dir", str(work),
-            "--voc_out_name", "paddle.json",
+        labels.write_text("\n".join(LABELS))
+        arguments = [
+            "--dataset_type", "voc", "--voc_anno_dir", str(folder), "--voc_anno_list", str(names), "--voc_label_list",
+            str(labels), "--output_dir", str(work), "--voc_out_name", "peer.json",
         ]  # fmt: skip
-    return {name: [sys.executable, *arguments] for name, arguments in rows.items()}
+        script = str(Path(root) / "tools/x2coco.py")
+        found["PaddleDetection x2coco"] = (True, [python, "-c", PEER, script, *arguments])
+        found["annotune's x2coco"] = (True, [python, "-m", "converters.x2coco", *arguments])
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--objects", type=float, default=6.0, help="mean objects per file")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         folder = work / "Annotations"
         write_set(folder, options.files, options.objects)
-        rows = commands(folder, work)
-        measure(rows["annotune-convert"])  # makes the result that the floor dumps, and warms the disk
-        figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in rows}
+        commands = rows(folder, work, not options.no_peers)
+        measure_whole(commands["annotune-convert"][1])  # makes the result that the floor dumps, and warms the disk
+        figures: dict[str, list[Figures]] = {name: [] for name in commands}
         for _ in range(options.repeats):
-            for name, command in rows.items():
-                figures[name].append(measure(command))
+            for name, (whole, command) in commands.items():
+                figures[name].append((measure_whole if whole else measure)(command))
         report(figures, options.files, (work / "two.json").read_bytes() == (work / "ours.json").read_bytes())
 
 
-def report(figures: dict[str, list[tuple[float, float, float]]], files: int, same: bool) -> None:
+def report(figures: dict[str, list[Figures]], files: int, same: bool) -> None:
     print(f"{files} XML files, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"{'':30} {'CPU s':>8} {'wall s':>8} {'x floor':>8} {'peak MB':>8}")
-    floor = statistics.median(cpu for cpu, _, _ in figures["floor: read, lxml, orjson"])
+    print(f"{'':28} {'CPU s':>7} {'wall s':>7} {'x floor':>8} {'peak MB':>8}")
+    floor = statistics.median(figure.cpu for figure in figures["floor: read, lxml, orjson"])
     for name, rounds in figures.items():
         cpu, wall, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(f"{name:30} {cpu:8.2f} {wall:8.2f} {cpu / floor:8.2f} {peak:8.0f}")
+        print(f"{name:28} {cpu:7.2f} {wall:7.2f} {cpu / floor:8.2f} {f'{peak:8.0f}' if peak else '':>8}")
     print(f"--jobs 2 writes the same bytes: {same}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from converters.geometry import clip_box
 from converters.records import Box, ConversionLog
 
 
@@ -25,8 +24,8 @@ def fit_box(
     if left >= right or top >= bottom:
         log.drop("no width or no height", where)
         return None
-    inside = clip_box(box, width, height)
-    if inside is None:
+    inside = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
         log.drop("outside the image", where)
         return None
     visible = (inside[2] - inside[0]) * (inside[3] - inside[1])

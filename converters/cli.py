@@ -19,25 +19,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from converters.check.command import check
 from converters.coco import merge_coco, write_coco
-from converters.coco_source import read_json
 from converters.errors import DatasetError
 from converters.formats import FORMATS, Conversion, Format, convert
 from converters.records import ConversionLog
 from converters.splits import read_list
 from converters.summary import print_summary, printable
 
-app = typer.Typer(
-    name="annotune-convert",
-    help="Turn annotations of any known format into COCO.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -45,7 +34,7 @@ _err = Console(stderr=True, highlight=False)
 def main() -> None:
     """Run the command; what users get wrong is one message and exit code 2, what the machine does exit code 1."""
     try:
-        app()
+        make_app(sys.argv[1] if len(sys.argv) > 1 else "")()
     except ValueError as error:  # all errors for users are ValueErrors
         if os.environ.get("ANNOTUNE_TRACEBACK"):
             raise
@@ -55,6 +44,35 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         _fail("stopped; nothing was written", 130)
+
+
+def make_app(wanted: str | None = None) -> typer.Typer:
+    """The commands; where one is ``wanted``, the others have only their names and summaries and are not imported."""
+    app = typer.Typer(
+        name="annotune-convert",
+        help="Turn annotations of any known format into COCO.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for chosen in FORMATS.values():
+        command = _format_command(chosen) if wanted in {None, chosen.name} else _named
+        app.command(chosen.name, help=f"{chosen.summary}.")(command)
+    app.command()(merge)
+    if wanted in {None, "check"}:
+        from converters.check.command import check  # noqa: PLC0415 (reads pictures; conversions do not wait for it)
+
+        app.command()(check)
+    else:
+        app.command("check", help="Check a COCO dataset: ids, boxes, masks, images on disk, duplicates, leakage.")(
+            _named
+        )
+    return app
+
+
+def _named() -> None:
+    """Stand for a command that was not asked for."""
 
 
 def _fail(message: str, code: int) -> None:
@@ -167,6 +185,8 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
     if not _err.is_terminal:
         yield lambda count: None
         return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} images"), TimeElapsedColumn())
     with Progress(*columns, console=_err, transient=True) as progress:
         task = progress.add_task(f"reading {what}", total=None)
@@ -176,7 +196,7 @@ def _progress(what: str) -> Iterator[Callable[[int], None]]:
 # --- what each format has of its own -----------------------------------------------------------------------------
 
 
-def _add_command(chosen: Format) -> None:
+def _format_command(chosen: Format) -> Callable[..., None]:
     """Make the subcommand of a format from the signature and the docstring of its reader."""
     signature = inspect.signature(chosen.read)
     hints = get_type_hints(chosen.read)
@@ -201,7 +221,7 @@ def _add_command(chosen: Format) -> None:
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = annotations
-    app.command(chosen.name, help=f"{chosen.summary}.")(command)
+    return command
 
 
 def _option(hint: Any, text: str) -> Any:
@@ -225,26 +245,20 @@ def _described(docstring: str) -> dict[str, str]:
     return {name: text[:1].upper() + text[1:] for name, text in texts.items()}
 
 
-for _format in FORMATS.values():
-    _add_command(_format)
-
-
 # --- other commands ----------------------------------------------------------------------------------------------
 
 
-@app.command()
 def merge(
     parts: Annotated[list[Path], typer.Argument(metavar="PART.json...", help="COCO files with disjoint images.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The COCO file to write.")],
 ) -> None:
     """Join COCO files, such as the shards of one dataset: the same file as one big run would have written."""
+    from converters.coco_source import read_json  # noqa: PLC0415
+
     merged = merge_coco([read_json(path) for path in parts])
     write_coco(merged, output)
     _out.print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances")
     _out.print(f"wrote {escape(str(output))}", soft_wrap=True)
-
-
-app.command()(check)
 
 
 if __name__ == "__main__":

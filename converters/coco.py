@@ -17,8 +17,7 @@ import orjson
 
 from converters.errors import DatasetError
 from converters.files import write_whole
-from converters.geometry import segmentation_area
-from converters.records import ImageRecord, Instance
+from converters.records import ImageRecord, Instance, Polygons, Rle
 
 Coco = dict[str, Any]
 """A COCO dataset: info, licenses, categories, images, annotations."""
@@ -101,7 +100,7 @@ def _annotation(instance: Instance, record: ImageRecord) -> dict[str, Any]:
         raise DatasetError(f"{record.source}: the box {instance.box} of {instance.category!r} is not one")
     segmentation, area = instance.segmentation, instance.area
     if area is None:
-        area = segmentation_area(segmentation, record.width, record.height) if segmentation else width * height
+        area = _area(segmentation, record) if segmentation else width * height
     annotation = {
         "id": 0, "image_id": 0, "category_id": instance.category, "bbox": [left, top, width, height], "area": area,
         "iscrowd": 1 if instance.iscrowd else 0, "segmentation": _segmentation(segmentation),
@@ -110,6 +109,12 @@ def _annotation(instance: Instance, record: ImageRecord) -> dict[str, Any]:
     if extra:
         annotation.update(extra if _ANNOTATION_KEYS.isdisjoint(extra) else _without(extra, _ANNOTATION_KEYS))
     return annotation
+
+
+def _area(segmentation: Polygons | Rle, record: ImageRecord) -> float:
+    from converters.geometry import segmentation_area  # noqa: PLC0415 (boxes alone do not wait for NumPy)
+
+    return segmentation_area(segmentation, record.width, record.height)
 
 
 def _without(attributes: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def read_coco(
         yield from _Source(path, "" if prefix == "." else prefix, log).records()
 
 
+def coco_images(root: Path, images: Path | None) -> Path:
+    """What file names of a COCO file are relative to."""
+    return images or (root.parent if root.is_file() else root)
+
+
 def coco_categories(root: Path) -> list[dict[str, Any]]:
     """Categories of the COCO files under ``root`` in their order, without the ids."""
     found: dict[str, dict[str, Any]] = {}

@@ -1,94 +1,23 @@
-"""The formats that can be read, by name, and the one call that turns a dataset into COCO."""
+"""The one call that turns a dataset of any format into COCO, in one process, in several, or in shards."""
 
 from __future__ import annotations
 
-import inspect
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType, NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any
 
 import orjson
 
 from converters.coco import Coco, merge_coco, to_coco
-from converters.coco_source import coco_categories, read_coco
 from converters.collection import paused_collection
 from converters.errors import DatasetError
-from converters.kitti import kitti_images, read_kitti
-from converters.labelme import labelme_categories, read_labelme
+from converters.format_table import FORMATS, Categories, Format, find_format, read_options
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
-from converters.voc import read_voc
-from converters.voc_layout import find_layout
-from converters.widerface import read_widerface
-from converters.yolo import read_yolo, yolo_names
 
-Reader = Callable[..., Iterator[ImageRecord]]
-Categories = Sequence[str | Mapping[str, Any]]
-
-
-def _given_or_root(root: Path, images: Path | None) -> Path:
-    return images or root
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format: its reader, and what the reader alone can't tell."""
-
-    name: str
-    summary: str  # one line: what is read
-    read: Reader
-    image_root: Callable[[Path, Path | None], Path] = _given_or_root  # what file names are relative to
-    categories: Callable[[Path, Mapping[str, Any]], Categories] | None = None  # in the order the source has
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the reader's own options."""
-        shared = {"root", "split", "images", "categories", "shard", "log"}
-        return tuple(name for name in inspect.signature(self.read).parameters if name not in shared)
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """Every parameter the reader has."""
-        return frozenset(inspect.signature(self.read).parameters)
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType({
-    format_.name: format_
-    for format_ in (
-        Format(
-            "voc",
-            "Pascal VOC XML: devkits, LabelImg, CVAT, Roboflow; boxes, polygons, SegmentationObject masks",
-            read_voc,
-            lambda root, images: find_layout(root, images).images,
-        ),
-        Format(
-            "labelme",
-            "labelme JSON: polygons, rectangles, circles, bitmaps, grouped parts",
-            read_labelme,
-            categories=lambda root, options: labelme_categories(root) or (),
-        ),
-        Format(
-            "yolo",
-            "YOLO text files: boxes, oriented boxes and segments, class names from data.yaml or classes.txt",
-            read_yolo,
-            categories=lambda root, options: yolo_names(root, options.get("names")),
-        ),
-        Format("widerface", "WIDER FACE: the lists of faces of train and val", read_widerface),
-        Format("kitti", "KITTI object labels: the 2D boxes of label_2", read_kitti, kitti_images),
-        Format(
-            "coco",
-            "COCO JSON: to pick classes, merge, renumber or split anew",
-            read_coco,
-            lambda root, images: images or (root.parent if root.is_file() else root),
-            lambda root, options: coco_categories(root),
-        ),
-    )
-})  # fmt: skip
+__all__ = ["FORMATS", "Conversion", "Format", "convert", "find_format"]
 
 
 @dataclass(frozen=True)
@@ -150,50 +79,7 @@ def convert(
     with paused_collection():
         datasets = {name: merge_coco(own, order) for name, own in parts.items()}
     _check_not_empty(datasets, root, bool(shares), shard, log)
-    return Conversion(datasets, chosen.image_root(root, images), log)
-
-
-def find_format(name: str) -> Format:
-    """The format of that name; DatasetError with the nearest one if there is none."""
-    if name not in FORMATS:
-        raise DatasetError(f"no format {name!r}{_nearest(name, FORMATS)}. There are {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-def read_options(chosen: Format, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the format's reader takes them, text that names a file made a path.
-
-    Raises:
-        DatasetError: the reader has no such option, or not of this type.
-    """
-    hints = get_type_hints(chosen.read)
-    for name in options:
-        if name not in chosen.options:
-            raise DatasetError(
-                f"{chosen.name} has no option {name!r}{_nearest(name, chosen.options)}. "
-                f"It has {', '.join(chosen.options) or 'none'}"
-            )
-    return {name: _fitting(value, hints[name], f"{chosen.name} option {name!r}") for name, value in options.items()}
-
-
-def _fitting(value: Any, hint: Any, what: str) -> Any:
-    """The value if it is of the type, a path for the text of one; choices are left to the reader, which names them."""
-    kinds = set(get_args(hint)) if isinstance(hint, UnionType) else {hint}
-    if get_origin(hint) is Literal or (value is None and NoneType in kinds):
-        return value
-    if Path in kinds and isinstance(value, str):
-        return Path(value)
-    if float in kinds and type(value) is int:
-        return float(value)
-    if not any(kind is type(value) or (kind is Path and isinstance(value, Path)) for kind in kinds):
-        names = " or ".join(sorted(kind.__name__ for kind in kinds if kind is not NoneType))
-        raise DatasetError(f"{what} is {value!r}, not a {names}")
-    return value
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return Conversion(datasets, chosen.find_image_root(root, images), log)
 
 
 def _shares(splits: Mapping[str, str | float]) -> dict[str, float]:
@@ -217,7 +103,7 @@ def _order(
     if categories is not None:
         return categories
     found = {entry["name"] for own in parts.values() for part in own for entry in part["categories"]}
-    known = chosen.categories(root, options) if chosen.categories else ()
+    known = chosen.find_categories(root, options)
     names = {entry if isinstance(entry, str) else entry["name"] for entry in known}
     return [*known, *sorted(found - names)]
 
@@ -247,12 +133,6 @@ class _Run:
     shard: tuple[int, int] | None
     skip_bad: bool
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "format": self.format.name}  # readers that are lambdas need not travel
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, format=FORMATS[state["format"]])
-
     def read(
         self, selector: Any, shares: Mapping[str, float], jobs: int, progress: Callable[[int], None]
     ) -> Iterator[tuple[dict[str, Coco], ConversionLog]]:
@@ -260,6 +140,9 @@ class _Run:
         if jobs <= 1 or "shard" not in self.format.parameters or self.shard is not None:
             yield self.read_shard(selector, shares, self.shard, progress)
             return
+        import multiprocessing  # noqa: PLC0415 (a run in one process does not wait for these)
+        from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
         context = multiprocessing.get_context("spawn")  # a fork copies the locks of other threads as they stand
         with ProcessPoolExecutor(jobs, mp_context=context) as pool:
             futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(jobs)]

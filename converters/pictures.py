@@ -6,8 +6,6 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from converters.errors import AnnotationError
 
 IMAGE_SUFFIXES = frozenset({
@@ -31,6 +29,8 @@ def picture_size(path: Path | str) -> PictureSize:
     Raises:
         AnnotationError: the file is no image that Pillow knows, or cannot be opened.
     """
+    from PIL import Image  # noqa: PLC0415 (what finds its sizes elsewhere does not wait for it)
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # huge or slightly broken pictures: only the header is of interest

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
 from converters.files import read_file
-from converters.geometry import clip_ring, ring_box
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import Box, ConversionLog, ImageRecord, Instance, Polygons
+from converters.records import Box, ConversionLog, ImageRecord, Instance
 from converters.splits import take_shard
 from converters.voc_layout import ImageFinder, VocLayout, find_layout, find_xml
-from converters.voc_masks import add_masks
-from converters.voc_xml import VocFile, VocObject, parse_voc
+from converters.voc_xml import RegularFile, VocFile, VocObject, parse_fully, parse_regular
 
 CornerRule: TypeAlias = Literal["auto", "devkit", "edges"]
 DifficultRule: TypeAlias = Literal["keep", "crowd", "drop"]
-Ring: TypeAlias = tuple[float, ...]
+_DEVKIT = "corners read as devkit: 1-based, both ends inclusive"
+_EDGES = "corners read as edges"
+_NONE, _FALSE = repeat(None), repeat(False)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ def read_voc(
         yield from reader.negatives(files, missing, everything=split is None)
 
 
+def voc_images(root: Path, images: Path | None) -> Path:
+    """What file names of a VOC dataset are relative to."""
+    return find_layout(root, images).images
+
+
 class _Reader:
     """What the files of one run share: where images lie, how corners count, what was noted."""
 
@@ -101,7 +107,7 @@ class _Reader:
     def read(self, files: Sequence[str]) -> Iterator[ImageRecord]:
         for path in files:
             try:
-                record = self._record(path, parse_voc(read_file(path), path))
+                record = self._record(path, read_file(path))
             except AnnotationError as error:
                 self.log.bad(error)
                 continue
@@ -132,22 +138,57 @@ class _Reader:
         self.log.note("image without annotation file: no objects", image)
         yield ImageRecord(image, width, height, source=str(path))
 
-    def _record(self, path: str, voc: VocFile) -> ImageRecord:
+    def _record(self, path: str, data: bytes) -> ImageRecord:
+        regular = parse_regular(data)
+        if regular is not None and self._is_plain(regular):
+            image, _ = self._image(regular, path)
+            self.log.note(_EDGES, path)
+            instances = tuple(map(Instance, regular.labels, regular.corners, _NONE, _NONE, _FALSE, regular.attributes))
+            return ImageRecord(image, regular.width, regular.height, instances, path)
+        return self._any_record(path, parse_fully(data, path) if regular is None else regular.to_file())
+
+    def _is_plain(self, regular: RegularFile) -> bool:
+        """Whether the objects can be taken as they stand: nothing is wished for, and every box lies in the image."""
+        rules, width, height = self.rules, regular.width, regular.height
+        if self.devkit(regular.database) or rules.categories is not None or rules.difficult != "keep" or rules.masks:
+            return False
+        for left, top, right, bottom in regular.corners:
+            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+                return False
+        return width > 0 and height > 0
+
+    def _any_record(self, path: str, voc: VocFile) -> ImageRecord:
         for remark in voc.remarks:
             self.log.note(remark, path)
-        image = self.find_image(path, voc.filename, voc.path)
-        if image is None:
-            name, image = None, self._name_without_image(path, voc.filename)
-            self.log.note("image not found: its name is that of the XML file", path)
-        else:
-            name = image
-        _check_utf8(image, path)
-        width, height = self._size(voc, name, path)
-        devkit = self._is_devkit(voc, path)
+        image, found = self._image(voc, path)
+        width, height = self._size(voc, image if found else None, path)
+        devkit = self.devkit(voc.database)
+        self.log.note(_DEVKIT if devkit else _EDGES, path)
+        if devkit and any(min(obj.corners) < 1 for obj in voc.objects if obj.corners):
+            self.log.note("a corner below 1 in a devkit file: if the set counts from 0, say corners=edges", path)
         instances = tuple(self._instances(voc.objects, path, width, height, devkit))
         record = ImageRecord(image, width, height, instances, path)
-        complete = len(instances) == len(voc.objects)
-        return add_masks(record, path, complete, self.log) if self.rules.masks else record
+        if not self.rules.masks:
+            return record
+        from converters.voc_outlines import add_masks  # noqa: PLC0415 (boxes alone do not wait for NumPy)
+
+        return add_masks(record, path, len(instances) == len(voc.objects), self.log)
+
+    def devkit(self, database: str) -> bool:
+        """Whether corners are 1-based and inclusive."""
+        rule = self.rules.corners
+        return database.startswith("The VOC20") if rule == "auto" else rule == "devkit"
+
+    def _image(self, voc: VocFile | RegularFile, path: str) -> tuple[str, bool]:
+        """Name of the image within the image root, and whether it is there."""
+        image = self.find_image(path, voc.filename, voc.path)
+        found = image is not None
+        if image is None:
+            image = self._name_without_image(path, voc.filename)
+            self.log.note("image not found: its name is that of the XML file", path)
+        if not image.isascii():
+            _check_utf8(image, path)
+        return image, found
 
     def _name_without_image(self, path: str, filename: str) -> str:
         """The XML file's name within the annotations, which is unique, with the suffix that ``<filename>`` has."""
@@ -158,16 +199,6 @@ class _Reader:
             folder = self._folders[parent] = "" if relative == "." else f"{relative}/"
         suffix = filename[filename.rfind(".") :] if "." in filename else ""
         return folder + name[:-4] + (suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg")
-
-    def _is_devkit(self, voc: VocFile, path: str) -> bool:
-        rule = self.rules.corners
-        devkit = voc.database.startswith("The VOC20") if rule == "auto" else rule == "devkit"
-        self.log.note(
-            "corners read as devkit: 1-based, both ends inclusive" if devkit else "corners read as edges", path
-        )
-        if devkit and any(min(obj.corners) < 1 for obj in voc.objects if obj.corners):
-            self.log.note("a corner below 1 in a devkit file: if the set counts from 0, say corners=edges", path)
-        return devkit
 
     def _size(self, voc: VocFile, image: str | None, path: str) -> tuple[int, int]:
         """The size the XML gives, unless it is absent or a box does not fit: then the image's header decides."""
@@ -209,19 +240,20 @@ class _Reader:
                     self.log.drop("difficult", f"{path}, object {number}")
                     continue
                 crowd = True
-            if devkit or corners is None:
-                corners, ring = _edges(corners, ring, devkit)
+            segmentation = None
+            if ring is not None:
+                from converters.voc_outlines import ring_edges  # noqa: PLC0415 (boxes alone do not wait for NumPy)
+
+                box, segmentation = ring_edges(ring, devkit, width, height)
+                corners = box if corners is None else _edges(corners, devkit)
+            elif corners is not None:
+                corners = _edges(corners, devkit)
             if corners is None:
                 self.log.drop("a point, not a box", f"{path}, object {number}")
                 continue
-            left, top, right, bottom = corners
-            box: Box | None = corners
-            if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-                where = f"{path}, object {number}"
-                box = fit_box(corners, width, height, self.log, where, self.rules.min_visibility)
-            if box is not None:
-                segmentation = None if ring is None else _inside(ring, width, height)
-                found.append(Instance(name, box, segmentation, None, crowd, attributes))
+            fitting = fit_box(corners, width, height, self.log, f"{path}, object {number}", self.rules.min_visibility)
+            if fitting is not None:
+                found.append(Instance(name, fitting, segmentation, None, crowd, attributes))
         return found
 
     def _judge(self, obj: VocObject, number: int, path: str) -> bool:
@@ -239,29 +271,14 @@ class _Reader:
         return not obj.problem
 
 
-def _edges(corners: Box | None, ring: Ring | None, devkit: bool) -> tuple[Box | None, Ring | None]:
-    """Corners and ring as continuous edges; corners from the ring where the object has no box."""
-    if devkit and ring is not None:
-        ring = tuple(value - 1 for value in ring)
-    if corners is None:
-        return (None if ring is None else ring_box(ring)), ring
+def _edges(corners: Box, devkit: bool) -> Box:
     left, top, right, bottom = corners
-    return ((left - 1, top - 1, right, bottom) if devkit else corners), ring
-
-
-def _inside(ring: Ring, width: int, height: int) -> Polygons | None:
-    """The ring, or the part of it inside the image."""
-    left, top, right, bottom = ring_box(ring)
-    if left < 0 or top < 0 or right > width or bottom > height:
-        ring = clip_ring(ring, width, height)
-    return (ring,) if ring else None
+    return (left - 1, top - 1, right, bottom) if devkit else corners
 
 
 def _check_utf8(name: str, path: str) -> None:
-    if not name.isascii():
-        try:
-            name.encode()
-        except UnicodeEncodeError as error:
-            raise AnnotationError(
-                path.encode("utf-8", "replace").decode(), "the image's name is not UTF-8", "Rename the file"
-            ) from error
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        file = path.encode("utf-8", "replace").decode()
+        raise AnnotationError(file, "the image's name is not UTF-8", "Rename the file") from error

@@ -12,6 +12,7 @@ import functools
 import math
 import re
 from collections.abc import Mapping
+from operator import gt
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -48,13 +49,31 @@ class VocFile(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
+class RegularFile(NamedTuple):
+    """An ``<annotation>`` without anything unusual: what :class:`VocFile` holds, one column for each field."""
+
+    filename: str
+    path: str
+    database: str
+    width: int
+    height: int
+    labels: list[str]
+    corners: list[Corners]  # none reversed
+    attributes: list[Mapping[str, Any]]
+
+    def to_file(self) -> VocFile:
+        """The same file object by object."""
+        return VocFile(*self[:5], tuple(map(VocObject, self.labels, self.corners, self.attributes)))
+
+
 def parse_voc(data: bytes, file: str) -> VocFile:
     """Parse the bytes of a VOC file.
 
     Raises:
         AnnotationError: the file is empty, not XML, declares a DTD or entities, or is not a VOC annotation.
     """
-    return parse_regular(data) or parse_fully(data, file)
+    regular = parse_regular(data)
+    return parse_fully(data, file) if regular is None else regular.to_file()
 
 
 # --- the regular file --------------------------------------------------------------------------------------------
@@ -114,41 +133,34 @@ def _object_pattern(order: tuple[bytes, ...]) -> re.Pattern[bytes]:
 _OBJECTS = tuple((_object_pattern(order), [order.index(tag) for tag in _ORDERS[0]]) for order in _ORDERS)
 
 
-def parse_regular(data: bytes) -> VocFile | None:
+def parse_regular(data: bytes) -> RegularFile | None:
     """Parse a file in one of the common layouts; ``None``: it is not, and only the full parser can tell."""
     head = _HEAD.match(data)
     if head is None or not (data.isascii() or _is_plain_utf8(data)):
         return None
-    body = data[head.end() :]
-    for pattern, order in _OBJECTS:
-        # What lies between the objects, and their groups: [gap, name, flags, 4 corners, flags, gap, name, ...]
-        pieces = pattern.split(body)
-        if _TAIL.fullmatch(pieces[-1]) and not any(pieces[:-1:8]):
-            objects = _objects(pieces, order)
-            break
-    else:
+    pieces, order = _split_objects(data[head.end() :])
+    labels = list(map(_label, pieces[1::8]))
+    left, top, right, bottom = (list(map(float, pieces[3 + index :: 8])) for index in order)
+    if not pieces or not all(labels) or any(map(gt, left, right)) or any(map(gt, top, bottom)):
         return None
-    if objects is None:
-        return None
+    attributes = list(map(_flags_of, pieces[2::8], pieces[7::8]))
     filename, path, database, width, height = head.groups(b"")
-    return VocFile(
+    return RegularFile(
         filename.decode().strip(), path.decode().strip(), database.decode().strip(),
-        int(width), int(height), objects,
+        int(width), int(height), labels, list(zip(left, top, right, bottom, strict=True)), attributes,
     )  # fmt: skip
 
 
-def _objects(pieces: list[bytes], order: list[int]) -> tuple[VocObject, ...] | None:
-    """The objects of a split body; ``None`` where one needs a repair."""
-    lefts, tops, rights, bottoms = (map(float, pieces[3 + index :: 8]) for index in order)
-    objects = []
-    for name, before, after, left, top, right, bottom in zip(
-        pieces[1::8], pieces[2::8], pieces[7::8], lefts, tops, rights, bottoms, strict=True
-    ):
-        label = _label(name)
-        if not label or left > right or top > bottom:
-            return None
-        objects.append(VocObject(label, (left, top, right, bottom), _flags_of(before + after)))
-    return tuple(objects)
+def _split_objects(body: bytes) -> tuple[list[bytes], list[int]]:
+    """What lies between the objects, and their groups: ``[gap, name, flags, 4 corners, flags, gap, name, ...]``.
+
+    With it the places of left, top, right and bottom among the corners; nothing if the gaps are not empty.
+    """
+    for pattern, order in _OBJECTS:
+        pieces = pattern.split(body)
+        if _TAIL.fullmatch(pieces[-1]) and not any(pieces[:-1:8]):
+            return pieces, order
+    return [], [0, 1, 2, 3]
 
 
 def _is_plain_utf8(data: bytes) -> bool:
@@ -166,10 +178,10 @@ def _label(name: bytes) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _flags_of(block: bytes) -> Mapping[str, Any]:
-    """Attributes of a run of flag elements; shared between objects, since few runs exist."""
+def _flags_of(before: bytes, after: bytes) -> Mapping[str, Any]:
+    """Attributes of the flags before and after the box; shared between objects, since few combinations exist."""
     texts: dict[str, str] = {}
-    for tag, text in _FLAG.findall(block):
+    for tag, text in _FLAG.findall(before + after):
         texts.setdefault(tag.decode(), text.decode())
     return _attributes(texts)
 

@@ -65,7 +65,7 @@ def read_yolo(
         layout.tell_orphans(found)
 
 
-def yolo_names(root: Path, names: Path | None = None) -> list[str]:
+def yolo_categories(root: Path, names: Path | None = None) -> list[str]:
     """The class names of a dataset in the order of their numbers."""
     return list(read_config(root, names).names)
 

@@ -43,9 +43,10 @@ LABELIMG = """<annotation>
 
 def same(data: bytes) -> bool:
     """Whether the fast parser took the file; it then agrees with the full one, or this fails."""
-    fast = parse_regular(data)
-    if fast is None:
+    regular = parse_regular(data)
+    if regular is None:
         return False
+    fast = regular.to_file()
     full = parse_fully(data, "x.xml")
     assert fast == full
     assert [type(value) for value in fast] == [type(value) for value in full]

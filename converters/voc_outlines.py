@@ -1,4 +1,4 @@
-"""VOC's segmentation images: the outlines of the objects that the XML gives boxes for.
+"""VOC's outlines: polygons in the XML, and the segmentation images beside it.
 
 ``SegmentationObject/<stem>.png`` holds palette indices: 0 background, 255 void (borders and what is too hard), k the
 k-th object; ``SegmentationClass/<stem>.png`` holds the class of each pixel in the order of :data:`VOC_CLASSES`.
@@ -7,6 +7,7 @@ k-th object; ``SegmentationClass/<stem>.png`` holds the class of each pixel in t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters.errors import AnnotationError
+from converters.geometry import clip_ring, ring_box
 from converters.masks import encode_instances, rle_area, rle_box
-from converters.records import Box, ConversionLog, ImageRecord, Instance, Rle
+from converters.records import Box, ConversionLog, ImageRecord, Instance, Polygons, Rle
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -27,6 +29,16 @@ VOC_CLASSES = (
 
 _VOID = 255
 _SAME = 0.5  # IoU from which a mask's box is an object's box
+
+
+def ring_edges(ring: Sequence[float], devkit: bool, width: int, height: int) -> tuple[Box, Polygons | None]:
+    """Return the box of a ring, and the part of the ring inside the image; ``devkit`` corners count from 1."""
+    if devkit:
+        ring = [value - 1 for value in ring]
+    box = left, top, right, bottom = ring_box(ring)
+    inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+    part = tuple(ring) if inside else clip_ring(ring, width, height)
+    return box, (part,) if part else None
 
 
 def add_masks(record: ImageRecord, xml: str, complete: bool, log: ConversionLog) -> ImageRecord:
