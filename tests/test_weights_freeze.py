@@ -9,6 +9,7 @@ from torch import nn
 
 from models.errors import WeightsError
 from models.weights.freeze import apply_freeze, choose_strategy, param_groups
+from models.zoo import DETECTORS, DetectorOptions, build_detector
 from models.zoo.detector import Detector
 
 
@@ -107,6 +108,28 @@ def test_frozen_batch_norms_stay_in_eval_through_train_copy_and_pickle() -> None
         norms = [module.training for module in one.modules() if isinstance(module, nn.BatchNorm2d)]
         assert norms == [False, True]
         assert one.backbone[0][1].train() is one.backbone[0][1]
+
+
+def test_stages_are_those_of_the_backbone_that_the_recipe_chose() -> None:
+    name = "fasterrcnn_resnet50_fpn"
+    with torch.device("meta"):
+        model = build_detector(DetectorOptions(name=name, backbone="timm://convnext_atto"), 3)
+    report = apply_freeze(model, DETECTORS[name], "stages:1")
+    assert {name.split(".")[2] for name in report.frozen} == {"stem_0", "stem_1", "stages_0", "stages_1"}
+    groups = param_groups(model, DETECTORS[name], 1.0, 0.0, {"stem": 0.1}, norm_decay=True, bias_decay=True)
+    assert [group["lr"] for group in groups] == [0.1, 1.0]
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_every_detector_has_a_stem_and_stages_to_freeze(name: str) -> None:
+    with torch.device("meta"):
+        model = build_detector(DetectorOptions(name=name), 3)
+    everything = set(dict(model.named_parameters()))
+    held: list[set[str]] = [set()]
+    for spec in ("stem", *(f"stages:{count}" for count in range(1, len(DETECTORS[name].stages))), "all-but-head"):
+        held.append(set(apply_freeze(model, DETECTORS[name], spec).frozen))
+        assert held[-2] < held[-1] < everything
+    assert apply_freeze(model, DETECTORS[name], "none").frozen == ()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Key maps against the key lists (names and shapes) of the real frameworks, in ``framework_keys.json.gz``.
 
 Made by building each model in its own framework: mmdetection 3.3.0, detectron2 (main), PaddleDetection and PaddleClas
-(develop) on PaddlePaddle 3.3.1, PaddleDetection 0.4 on PaddlePaddle 1.8.5, ChainerCV (master) on Chainer 7.8.1; then
-``{key: list(tensor.shape)}``.
+(develop) on PaddlePaddle 3.3.1, PaddleDetection 0.4 and PaddleClas's static branch on
+PaddlePaddle 1.8.5, ChainerCV (master) on Chainer 7.8.1; then ``{key: list(tensor.shape)}``.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ def test_a_detectron2_resnet_is_refused_for_its_strides_and_colours() -> None:
     (FASTER, "resnet50", {"fc.weight", "fc.bias"}),
     (RETINANET, "resnet50", {"fc.weight", "fc.bias"}),
     ("fasterrcnn_mobilenet_v3_large_fpn", "mobilenet_v3_large", {"classifier"}),
+    ("yolov3_mobilenet_v3", "mobilenet_v3_large", {"classifier"}),
     (SSD300, "vgg16", {"classifier"}),
     ("ssdlite320_mobilenet_v3_large", "mobilenet_v3_large", {"classifier", "features"}),
 ])  # fmt: skip
@@ -155,20 +156,33 @@ def test_a_torchvision_classifier_gives_its_backbone(detector: str, backbone: st
     assert {reasons[key] for key in reasons if key.startswith(("fc", "cl"))} == {"the classifier of another task"}
 
 
+@pytest.mark.parametrize("name", ["resnet50d", "convnext_tiny", "efficientnet_b0", "regnety_008"])
+def test_a_timm_classifier_gives_its_backbone(name: str) -> None:
+    with torch.device("meta"):
+        source = timm.create_model(name).state_dict()
+        model = build_detector(DetectorOptions(name=FASTER, backbone=f"timm://{name}"), 4)
+    plan = plan_load(model, DETECTORS[FASTER], "abc", Checkpoint(Path("timm.safetensors"), "safetensors", source))
+
+    assert plan.key_map == "backbone"
+    assert plan.coverage.backbone == 1.0
+
+
 @pytest.mark.parametrize("detector", ["fasterrcnn_mobilenet_v3_large_fpn", SSD300, "ssdlite320_mobilenet_v3_large"])
 def test_backbone_tensors_land_where_torchvision_puts_them(detector: str) -> None:
     """torchvision wraps the very modules of its classifier: tensor for tensor the same, counted by value."""
-    source = torchvision.models.get_model("vgg16" if detector == SSD300 else "mobilenet_v3_large", weights=None)
+    with torch.device("meta"):
+        source = torchvision.models.get_model("vgg16" if detector == SSD300 else "mobilenet_v3_large", weights=None)
+    source.classifier = nn.Identity()
+    source.to_empty(device="cpu")
     for number, tensor in enumerate(source.state_dict().values()):
         tensor.fill_(number)
     file = Checkpoint(Path("backbone.pth"), "torch-zip", source.state_dict())
     wrapped = _wrapped_by_torchvision(detector, source)
-    with torch.device("cpu"):
-        state = build_detector(DetectorOptions(name=detector), 4).state_dict()
-
-    result = apply_plan(plan_load(state, DETECTORS[detector], "abc", file), state, file)
+    state = {key: torch.full(tensor.shape, -1.0) for key, tensor in model_on_meta(detector, 3).items()}
 
     plan = plan_load(state, DETECTORS[detector], "abc", file)
+    result = apply_plan(plan, state, file)
+
     moved = [tensor.key for tensor in plan.tensors if tensor.action == "copied"]
     assert len(moved) > 20
     assert all(torch.equal(result[key], wrapped[key]) for key in moved)
@@ -190,12 +204,13 @@ CLASSIFIER = Detector(
 )  # fmt: skip
 
 
-def test_paddleclas_resnet50_vd_is_timms_resnet50d() -> None:
+@pytest.mark.parametrize(("name", "key_map"), [("paddleclas", "paddle"), ("paddleclas-static", "paddle-static")])
+def test_paddleclas_resnet50_vd_is_timms_resnet50d(name: str, key_map: str) -> None:
     with torch.device("meta"):
         model = timm.create_model("resnet50d", pretrained=False)
-    plan = plan_load(model, CLASSIFIER, (), checkpoint(FRAMEWORK_KEYS["paddleclas/resnet50_vd"]))
+    plan = plan_load(model, CLASSIFIER, (), checkpoint(FRAMEWORK_KEYS[f"{name}/resnet50_vd"]))
 
-    assert (missing(plan), unexpected(plan), plan.key_map) == ([], [], "paddle")
+    assert (missing(plan), unexpected(plan), plan.key_map) == ([], [], key_map)
     assert [t.key for t in plan.tensors if t.transpose] == ["fc.weight"]
 
 

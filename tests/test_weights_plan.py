@@ -280,7 +280,14 @@ def test_the_table_and_the_summary_account_for_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [{"exclude": ["re:("]}, {"rename": [["(", "x"]]}, {"key_map": "caffe"}, {"exlude": []}]
+    "field",
+    [
+        {"exclude": ["re:("]},
+        {"rename": [["(", "x"]]},
+        {"rename": [["(a)", r"\2"]]},
+        {"key_map": "caffe"},
+        {"exlude": []},
+    ],
 )
 def test_rules_that_cannot_be_meant_fail_where_they_are_read(field: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"regular expression|key_map|exlude"):

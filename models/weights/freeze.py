@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ def apply_freeze(model: nn.Module, detector: Detector, spec: str | None) -> Free
     """
     parameters = dict(model.named_parameters())
     if spec is not None:
-        frozen = frozen_names(spec, detector, list(parameters))
+        frozen = frozen_names(spec, with_stages_of(model, detector), list(parameters))
         for name, parameter in parameters.items():
             parameter.requires_grad_(name not in frozen)
     stays = [name for name, parameter in parameters.items() if not parameter.requires_grad]
@@ -75,6 +75,12 @@ def apply_freeze(model: nn.Module, detector: Detector, spec: str | None) -> Free
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     held = sum(sizes[name] for name in stays)
     return FreezeReport(spec or "as built", tuple(stays), still, sum(sizes.values()) - held, held)
+
+
+def with_stages_of(model: nn.Module, detector: Detector) -> Detector:
+    """The detector with the stages that its model really has: those of another backbone, where the recipe chose one."""
+    own = getattr(getattr(model, "backbone", None), "stages", None)
+    return replace(detector, stages=tuple(own())) if callable(own) else detector
 
 
 def frozen_names(spec: str, detector: Detector, names: Sequence[str]) -> set[str]:
@@ -168,7 +174,7 @@ def param_groups(
     Raises:
         WeightsError: a multiplier that names nothing, or a longer list than the backbone has stages.
     """
-    factors = _factors(multipliers, detector)
+    factors = _factors(multipliers, with_stages_of(model, detector))
     plain = _undecayed(model, norm_decay=norm_decay, bias_decay=bias_decay)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     used: set[str] = set()

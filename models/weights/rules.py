@@ -77,11 +77,13 @@ class LoadRules(BaseModel):
     def _patterns_compile(self) -> Self:
         """A pattern that is no regular expression fails here, where the config is read."""
         bare = [rule for rule in (*self.exclude, *self.include) if not rule.startswith("glob:")]
-        for pattern in [rule.removeprefix("re:") for rule in bare] + [pattern for pattern, _ in self.rename]:
+        for pattern, replacement in [(rule.removeprefix("re:"), "") for rule in bare] + list(self.rename):
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+                re.sub(pattern, replacement, "")
+            except (re.error, IndexError) as error:
+                raise ValueError(
+                    f"{pattern!r} is not a regular expression, or {replacement!r} no replacement for it: {error}"
+                ) from None
         return self
 
 

@@ -1,9 +1,9 @@
 """PaddlePaddle 1.x, where tensors carry Detectron's flat names (``res2a_branch2a_weights``, ``cls_score_w``).
 
-Checked against the parameters of the programs that PaddleDetection's release/0.4 makes on PaddlePaddle 1.8.5; the
-ResNet50_vd classifier's names are PaddleClas's published ones. Linear weights are stored [in, out], and R-CNN heads
-have the background first. An affine channel has no statistics: ours then keep their initial mean 0 and variance 1,
-which is the same function. SSD's heads are numbered by the program that makes them and have no names of their own.
+Checked against the parameters of the programs that PaddleDetection 0.4 and PaddleClas's static branch make on
+PaddlePaddle 1.8.5. Linear weights are stored [in, out], and R-CNN heads have the background first. An affine channel
+has no statistics: ours then keep their initial mean 0 and variance 1, which is the same function. SSD's heads are
+numbered by the program that makes them and have no names of their own.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ BACKBONE = KeyMap(
     renames=(
         Rename(r"(fc|classifier|head|last_linear)\..+", None, reason="the classifier of another task"),
         Rename(r"(.+)", r"backbone.body.\1"),
+        # timm's feature extractors lift a list's members one level up: stages.0 becomes stages_0.
+        Rename(r"(\w+)\.(\d+)\.(.+)", r"backbone.body.\1_\2.\3"),
         Rename(r"features\.(.+)", r"backbone.body.\1"),
         *vgg_stages(lambda block, conv: rf"features\.{(0, 5, 10, 17, 24)[block] + 2 * conv}\."),
         # SSDlite cuts MobileNetV3-Large behind the expansion of its 13th block.
