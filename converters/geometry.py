@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +33,10 @@ def check_ring(ring: Sequence[float]) -> None:
     """Raise ValueError unless a ring has at least three points, and only finite coordinates within 1e6 pixels."""
     if len(ring) < 6 or len(ring) % 2:
         raise ValueError(f"a ring needs at least 3 points, x and y of each; this one has {len(ring)} numbers")
-    for value in ring:
-        check_coordinate(value)
-
-
-def check_coordinate(value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number of at most 1e6 pixels."""
-    if not -MAX_COORDINATE <= value <= MAX_COORDINATE:  # false for NaN too
-        raise ValueError(f"the coordinate {value!r} is not a number of pixels")
+    # A NaN may hide from min and max, but not from the sum.
+    if not (min(ring) >= -MAX_COORDINATE and max(ring) <= MAX_COORDINATE and math.isfinite(sum(ring))):
+        wild = next(value for value in ring if not -MAX_COORDINATE <= value <= MAX_COORDINATE)
+        raise ValueError(f"the coordinate {wild!r} is not a number of pixels")
 
 
 def ring_area(ring: Sequence[float]) -> float:
@@ -57,7 +54,8 @@ def signed_area(ring: Sequence[float]) -> float:
     x0, y0 = ring[0], ring[1]
     xs = [x - x0 for x in ring[2::2]]
     ys = [y - y0 for y in ring[3::2]]
-    return 0.5 * math.fsum(xa * yb - xb * ya for xa, ya, xb, yb in zip(xs, ys, xs[1:], ys[1:], strict=False))
+    twice: float = sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys))
+    return 0.5 * twice
 
 
 def ring_box(ring: Sequence[float]) -> Box:
@@ -209,13 +207,10 @@ def _is_star(ring: Sequence[float]) -> bool:
 
 def _touches_itself(points: NDArray[np.float64]) -> bool:
     """Whether two edges that are no neighbours share a point, tried on all pairs; ``(N, 2)``, memory N squared."""
-    x, y = points.T
-    dx, dy = np.roll(x, -1) - x, np.roll(y, -1) - y
+    closed = np.concatenate([points, points[:1]])
+    (x, y), (dx, dy) = points.T, np.diff(closed, axis=0).T
     # side[i, j]: on which side of edge i vertex j lies; edge j reaches across line i where its two ends differ.
-    side = np.sign(dx[:, None] * (y[None, :] - y[:, None]) - dy[:, None] * (x[None, :] - x[:, None]))
-    across = side * np.roll(side, -1, axis=1) <= 0
-    meets = across & across.T
-    near = np.arange(len(points))
-    for step in (-1, 0, 1):
-        meets[near, (near + step) % len(points)] = False
-    return bool(meets.any())
+    side = dx[:, None] * np.subtract.outer(closed[:, 1], y).T - dy[:, None] * np.subtract.outer(closed[:, 0], x).T
+    across = side[:, :-1] * side[:, 1:] <= 0
+    # Every edge meets itself and its two neighbours: there the product is exactly zero.
+    return int(np.count_nonzero(across & across.T)) > 3 * len(points)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from converters.errors import AnnotationError, DatasetError
-from converters.geometry import segmentation_area, segmentation_box
+from converters.geometry import ring_box, segmentation_area, segmentation_box
 from converters.json_files import read_json
 from converters.labelme_images import embedded_image, write_image
 from converters.labelme_layout import ImageFinder, find_files, name_without_image
 from converters.labelme_shapes import STROKES, Part, Ring, ShapeError, as_rle, cover, read_points
 from converters.masks import check_size, unite
 from converters.pictures import picture_size
-from converters.records import ConversionLog, ImageRecord, Instance
+from converters.records import Box, ConversionLog, ImageRecord, Instance
 from converters.splits import list_entries, read_list, take_shard
 
 RectangleRule: TypeAlias = Literal["ring", "box"]
@@ -99,12 +99,21 @@ def read_labelme(
         yield from reader.without_file(files, missing, split, allow_missing)
 
 
-def labelme_categories(root: Path) -> list[str] | None:
-    """Return the classes in the order of the ``labels.txt`` that labelme works with, or ``None`` without one."""
+def labelme_categories(root: Path, options: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the classes in the order of the ``labels.txt`` that labelme works with; none without one."""
     path = root / "labels.txt"
-    if not path.is_file():
-        return None
-    return [name for name in dict.fromkeys(read_list(path)) if name not in NO_OBJECTS] or None
+    names = read_list(path) if path.is_file() else []
+    return [name for name in dict.fromkeys(names) if name not in NO_OBJECTS]
+
+
+class _Drawn(NamedTuple):
+    """A shape that counts."""
+
+    number: int
+    shape: dict[str, Any]
+    kind: str
+    ring: Ring  # its points
+    box: Box  # around them
 
 
 @dataclass
@@ -116,6 +125,7 @@ class _Parts:
     attributes: dict[str, Any]
     parts: list[Part] = field(default_factory=list)
     only_box: bool = False
+    box: Box | None = None  # where it is that of the shape's points
 
 
 class _Reader:
@@ -201,8 +211,8 @@ class _Reader:
         self.log.note("image written out of the JSON", path)
         return Path(os.path.relpath(target, self.images)).as_posix()
 
-    def _drawn(self, shapes: list[Any], path: str) -> Iterator[tuple[int, dict[str, Any], str, Ring]]:
-        """The shapes that count, with their number, type and points."""
+    def _drawn(self, shapes: list[Any], path: str) -> Iterator[_Drawn]:
+        """The shapes that count."""
         for number, shape in enumerate(shapes):
             try:
                 kind = self._kind(shape)
@@ -211,7 +221,8 @@ class _Reader:
                 if reason:
                     self.log.drop(reason, f"{path}, shapes[{number}]")
                 else:
-                    yield number, shape, kind, read_points(shape, kind)
+                    ring = read_points(shape, kind)
+                    yield _Drawn(number, shape, kind, ring, ring_box(ring))
             except ShapeError as error:
                 self._bad_shape(path, number, error)
 
@@ -248,16 +259,14 @@ class _Reader:
             raise error from problem
         self.log.drop("shape that cannot be read", str(error))
 
-    def _size(
-        self, data: dict[str, Any], image: str | None, drawn: Sequence[tuple[int, Any, str, Ring]], path: str
-    ) -> tuple[int, int]:
+    def _size(self, data: dict[str, Any], image: str | None, drawn: Sequence[_Drawn], path: str) -> tuple[int, int]:
         """The size the file states, unless it is absent or a point does not fit: then the image's header decides.
 
         Both are sizes as shown, after the EXIF orientation; labelme writes them so since 2019-03.
         """
         width, height = _side(data.get("imageWidth")), _side(data.get("imageHeight"))
         stated = width > 0 and height > 0
-        if not stated or any(max(ring[::2]) > width or max(ring[1::2]) > height for _, _, _, ring in drawn):
+        if not stated or any(one.box[2] > width or one.box[3] > height for one in drawn):
             width, height = self._measured(data, image, (width, height) if stated else None, path)
         try:
             check_size(width, height)
@@ -285,14 +294,12 @@ class _Reader:
             self.log.note("imageWidth and imageHeight differ from the image: the image's size was taken", path)
         return width, height
 
-    def _instances(
-        self, drawn: Sequence[tuple[int, dict[str, Any], str, Ring]], path: str, width: int, height: int
-    ) -> Iterator[Instance]:
+    def _instances(self, drawn: Sequence[_Drawn], path: str, width: int, height: int) -> Iterator[Instance]:
         grouped: dict[tuple[str, Any], _Parts] = {}
-        for number, shape, kind, ring in drawn:
+        for number, shape, kind, ring, box in drawn:
             try:
                 key = self._key(shape, number)
-                part = cover(kind, ring, shape, width, height)
+                part = cover(kind, ring, box, shape, width, height)
             except ValueError as error:
                 self._bad_shape(path, number, error)
                 continue
@@ -303,7 +310,9 @@ class _Reader:
                 self.log.note("polygon cut at the border of the image", f"{path}, shapes[{number}]")
             own = grouped.get(key)
             if own is None:
-                own = grouped[key] = _Parts(key[0], number, _attributes(shape))
+                own = grouped[key] = _Parts(key[0], number, _attributes(shape), box=box if part is ring else None)
+            else:
+                own.box = None
             own.parts.append(part)
             own.only_box = kind == "rectangle" and self.rules.rectangles == "box" and len(own.parts) == 1
         for own in grouped.values():
@@ -329,7 +338,7 @@ class _Reader:
         rings = tuple(part for part in own.parts if isinstance(part, tuple))
         if len(rings) == len(own.parts):
             area = segmentation_area(rings, width, height)
-            box = segmentation_box(rings)
+            box = own.box or segmentation_box(rings)
             if area > 0 and box[0] < box[2] and box[1] < box[3]:
                 return Instance(own.label, box, None if own.only_box else rings, area, False, own.attributes)
             self.log.drop("encloses no area", f"{path}, shapes[{own.number}]")

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from converters.geometry import MAX_COORDINATE, box_ring, clip_ring, encode_rings, ring_box
 from converters.masks import encode_patch
-from converters.records import Rle
+from converters.records import Box, Rle
 
 Ring: TypeAlias = tuple[float, ...]
 Part: TypeAlias = Ring | Rle
@@ -64,12 +64,13 @@ def read_points(shape: dict[str, Any], kind: str) -> Ring:
     return tuple(map(float, flat))
 
 
-def cover(kind: str, ring: Ring, shape: dict[str, Any], width: int, height: int) -> Part | None:
+def cover(kind: str, ring: Ring, box: Box, shape: dict[str, Any], width: int, height: int) -> Part | None:
     """Return what a shape covers inside the image; ``None`` where that is nothing.
 
     Args:
         kind: the shape type, one of those labelme writes.
         ring: its points.
+        box: around its points.
         shape: the shape, for the bitmap of a ``mask``.
         width: of the image, pixels.
         height: of the image, pixels.
@@ -78,9 +79,9 @@ def cover(kind: str, ring: Ring, shape: dict[str, Any], width: int, height: int)
         ShapeError: the bitmap cannot be read, or the outline is too long to draw.
     """
     if kind in {"polygon", "oriented_rectangle"}:
-        return _inside(ring, width, height)
+        return _inside(ring, box, width, height)
     if kind == "rectangle":
-        return _inside(box_ring(ring_box(ring)), width, height)
+        return _inside(box_ring(box), box, width, height)
     if kind == "mask":
         return _paste(ring, shape, width, height)
     if kind == "circle":
@@ -94,10 +95,10 @@ def as_rle(part: Part, width: int, height: int) -> Rle:
     return encode_rings((part,), width, height) if isinstance(part, tuple) else part
 
 
-def _inside(ring: Ring, width: int, height: int) -> Ring | None:
+def _inside(ring: Ring, box: Box, width: int, height: int) -> Ring | None:
     if len(ring) < 6:
         return None
-    left, top, right, bottom = ring_box(ring)
+    left, top, right, bottom = box
     if left >= 0 and top >= 0 and right <= width and bottom <= height:
         return ring
     return clip_ring(ring, width, height) or None

@@ -270,7 +270,7 @@ def test_categories(tmp_path):
     log = ConversionLog()
     assert [i.category for i in instances(tmp_path, shape("b"), shape("a"), log=log, categories=["a"])] == ["a"]
     assert log.dropped == {"class 'b' is not among the categories": 1}
-    assert labelme_categories(tmp_path) is None
+    assert labelme_categories(tmp_path) == []
     (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ndog\ncat\n")
     assert labelme_categories(tmp_path) == ["dog", "cat"]
 

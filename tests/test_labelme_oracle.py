@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from converters.coco import to_coco
 from converters.errors import AnnotationError
+from converters.geometry import ring_box
 from converters.labelme import read_labelme
 from converters.labelme_shapes import cover
 from converters.masks import encode_mask
@@ -32,7 +33,7 @@ SHAPES = st.one_of(
 
 def ours(kind, points, mask=None):
     flat = tuple(float(v) for point in points for v in point)
-    return cover(kind, flat, {"mask": mask}, *SIZE) or encode_mask(np.zeros(SIZE[::-1]))
+    return cover(kind, flat, ring_box(flat), {"mask": mask}, *SIZE) or encode_mask(np.zeros(SIZE[::-1]))
 
 
 @settings(max_examples=200, deadline=None)

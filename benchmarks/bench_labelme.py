@@ -1,0 +1,138 @@
+"""labelme to COCO against the floor (read, orjson) and against PaddleDetection's x2coco, in one run.
+
+    python benchmarks/bench_labelme.py [--files 2000] [--peer-files 40] [--repeats 3]
+
+``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection and ``PEER_PYTHON`` a Python with its dependencies
+(opencv, tqdm); without them that row is left out. Figures are CPU milliseconds per file, medians of the repeats,
+which take turns; start-up and imports count for nobody. Half of the polygons are bent, so that simple tests fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+WIDTH, HEIGHT = 1280, 720
+
+FLOOR = """
+import os, sys, time, orjson
+folder, made, out = sys.argv[1:]
+start = time.process_time()
+for name in sorted(os.listdir(folder)):
+    with open(os.path.join(folder, name), "rb") as file:
+        orjson.loads(file.read())
+spent = time.process_time() - start
+result = orjson.loads(open(made, "rb").read())
+start = time.process_time()
+with open(out, "wb") as file:
+    file.write(orjson.dumps(result))
+print(spent + time.process_time() - start)
+"""
+OURS = """
+import sys, time
+from pathlib import Path
+from converters import convert, write_coco
+folder, images, out = map(Path, sys.argv[1:])
+start = time.process_time()
+write_coco(convert("labelme", folder, images=images).splits["all"], out)
+print(time.process_time() - start)
+"""
+PEER = """
+import runpy, sys, time
+script, sys.argv = sys.argv[1], sys.argv[1:]
+start = time.process_time()
+runpy.run_path(script, run_name="__main__")
+print(time.process_time() - start)
+"""
+
+
+def write_set(folder: Path, images: Path, count: int) -> None:
+    """Files with eight polygons of about thirty points each, and one image for each."""
+    folder.mkdir(parents=True)
+    images.mkdir(parents=True)
+    rng = random.Random(0)
+    Image.new("RGB", (WIDTH, HEIGHT), "gray").save(images / "one.jpg")
+    picture = (images / "one.jpg").read_bytes()
+    (images / "one.jpg").unlink()
+    for number in range(count):
+        (images / f"{number:06}.jpg").write_bytes(picture)
+        shapes = [_shape(rng, bent=index % 2 == 1) for index in range(8)]
+        data = {
+            "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{number:06}.jpg", "imageData": None,
+            "imageHeight": HEIGHT, "imageWidth": WIDTH,
+        }  # fmt: skip
+        (folder / f"{number:06}.json").write_text(json.dumps(data, indent=2))
+
+
+def _shape(rng: random.Random, bent: bool) -> dict[str, object]:
+    """A blob, or a crescent that no point sees the whole of."""
+    x, y, size, count = rng.uniform(200, 1080), rng.uniform(200, 520), rng.uniform(20, 150), rng.randint(24, 36)
+    if bent:
+        half = count // 2
+        angles = [math.radians(20 + 300 * k / (half - 1)) for k in range(half)]
+        polar = [(size, a) for a in angles] + [(size * 0.7, a) for a in reversed(angles)]
+    else:
+        polar = [(size * rng.uniform(0.7, 1.0), math.tau * k / count) for k in range(count)]
+    points = [[x + r * math.cos(a), y + r * math.sin(a)] for r, a in polar]
+    return {
+        "label": rng.choice(("person", "car", "dog")), "points": points, "group_id": None, "description": "",
+        "shape_type": "polygon", "flags": {}, "mask": None,
+    }  # fmt: skip
+
+
+def seconds(command: list[str], python: str = sys.executable) -> float:
+    """CPU seconds that a script prints last."""
+    done = subprocess.run([python, "-c", *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--peer-files", type=int, default=40, help="x2coco takes minutes for what takes us a second")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    root, python = os.environ.get("PADDLEDETECTION_ROOT"), os.environ.get("PEER_PYTHON", sys.executable)
+    figures: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        write_set(work / "json", work / "jpg", options.files)
+        write_set(work / "few/json", work / "few/jpg", options.peer_files)
+        made = str(work / "ours.json")
+        ours = [OURS, str(work / "json"), str(work / "jpg"), made]
+        seconds(ours)  # makes the result that the floor dumps, and warms the disk
+        for _ in range(options.repeats):
+            floor = seconds([FLOOR, str(work / "json"), made, str(work / "floor.json")])
+            figures.setdefault("floor: read, orjson", []).append(floor / options.files)
+            figures.setdefault("annotune", []).append(seconds(ours) / options.files)
+            if root:
+                peer = [
+                    PEER, str(Path(root) / "tools/x2coco.py"), "--dataset_type", "labelme",
+                    "--json_input_dir", str(work / "few/json"), "--image_input_dir", str(work / "few/jpg"),
+                    "--output_dir", str(work / "peer"),
+                ]  # fmt: skip
+                figures.setdefault("PaddleDetection x2coco", []).append(seconds(peer, python) / options.peer_files)
+    print(
+        f"{options.files} files of 8 polygons, {platform.machine()}, {os.cpu_count()} cores, {platform.python_version()}"
+    )
+    ours_median = statistics.median(figures["annotune"])
+    for name, rounds in figures.items():
+        each = statistics.median(rounds)
+        print(f"{name:24} {1000 * each:9.3f} ms a file   {each / ours_median:8.2f} x annotune")
+
+
+if __name__ == "__main__":
+    main()
