@@ -43,28 +43,36 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None) -> Outcome
         baseline: an earlier evaluation to compare with in the report.
     """
     reused: list[str] = []
-    results = dict(chain(config, _as_tasks(config.workspace, reused), baseline))
+    results = dict(chain(config, as_tasks(config.workspace, reused), baseline))
     products = {name: result for name, result in results.items() if isinstance(result, Product)}
-    scores = orjson.loads((products["evaluate"].path / "metrics.json").read_bytes())["bbox"]
     outcome = Outcome(
         name=config.name,
-        metrics={name: value for name, value in scores.items() if value is not None},
+        metrics=box_metrics(products["evaluate"]),
         reused=tuple(reused),
         checkpoint=products["train"].path / "best.pt",
         report=products["report"].path / "report.html",
         products=products,
     )
-    _say(f"report: {outcome.report}")
+    say(f"report: {outcome.report}")
     return outcome
 
 
-def _as_tasks(workspace: Path, reused: list[str]) -> Runner:
+def box_metrics(evaluated: Product) -> dict[str, float]:
+    """COCO's box metrics of an evaluation, 0..1."""
+    scores = orjson.loads((evaluated.path / "metrics.json").read_bytes())["bbox"]
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+def as_tasks(workspace: Path, reused: list[str] | None = None) -> Runner:
+    """Run stages as Prefect tasks in ``workspace``; the names of those that were cached go to ``reused``."""
+    found = [] if reused is None else reused
+
     def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         state = as_task(stage, workspace)(workspace, *args, **kwargs)
         result: Any = state.result()
         if state.name == "Cached":
-            reused.append(stage.name)
-        _say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
+            found.append(stage.name)
+        say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
         return result  # type: ignore[no-any-return]
 
     return run
@@ -78,7 +86,7 @@ def _headline(result: Any) -> str:
     return f"{result.files:,} files, {result.size:,} bytes" if hasattr(result, "files") else ""
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """To the flow run's log, and to whoever listens to the `annotune` logger (the command line does)."""
     get_run_logger().info(text)
     logging.getLogger("annotune").info(text)
