@@ -43,6 +43,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], meta: CheckpointMet
         state: complete state dict; tensors are written as they are, on CPU or not.
         meta: see :class:`CheckpointMeta`.
         extra: further top-level entries (optimizer, scheduler, ...): tensors and JSON-able values only.
+
+    Raises:
+        OSError: the disk is full or not writable; ``path`` is as it was.
     """
     content = {
         "model": dict(state),
@@ -61,8 +64,17 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], meta: CheckpointMet
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except RuntimeError as error:
+        raise _disk_error(error) or error from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The operating system's own error (a full disk, say), which torch hides behind one of its archive writer."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], CheckpointMeta]:
