@@ -147,7 +147,7 @@ def test_the_json_report_is_the_same_on_every_run_and_names_no_place(tmp_path: P
     found = json.loads((tmp_path / "0.json").read_bytes())
     assert found["rules"]["leak-near"] == {
         "severity": "warning",
-        "count": 1,
+        "count": 3,
         "repaired": 0,
         "what": "nearly the same picture is in two splits",
         "remedy": "keep frames of one scene in one split",
