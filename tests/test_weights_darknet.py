@@ -11,7 +11,7 @@ from models.errors import WeightsError
 from models.weights.apply import apply_plan
 from models.weights.containers import read_checkpoint
 from models.weights.darknet import network, with_names
-from models.weights.planning import plan_for
+from models.weights.preview import plan_for
 from models.zoo import DETECTORS, DetectorOptions, build_detector
 
 

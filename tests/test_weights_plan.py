@@ -16,7 +16,8 @@ from models.errors import WeightsError
 from models.weights.apply import apply_plan
 from models.weights.containers import Checkpoint, read_checkpoint
 from models.weights.plan import LoadPlan
-from models.weights.planning import plan_for, plan_load
+from models.weights.planning import plan_load
+from models.weights.preview import plan_for
 from models.weights.rules import LoadRules
 from models.zoo import DetectorOptions, build_detector, resolve_options
 from models.zoo.detector import ClassRows, Detector

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from models.errors import WeightsError
 from models.weights.classes import shared_classes, without_background
-from models.weights.containers import Checkpoint, read_checkpoint
+from models.weights.containers import Checkpoint
 from models.weights.contracts import contract_problems
 from models.weights.darknet import with_names
 from models.weights.keymaps import BACKBONE, KeyMap
@@ -27,7 +25,6 @@ from models.weights.plan import (
 )
 from models.weights.rows import SourceRows, as_runs, class_count, group_count, permuted_rows, row_sources
 from models.weights.rules import LoadRules, excluded
-from models.zoo import DetectorOptions, build_detector, get_detector
 from models.zoo.detector import ClassRows, Detector
 
 _FORCE = "Another checkpoint or detector is the cure; force: true loads what fits all the same"
@@ -102,28 +99,6 @@ def plan_load(
         renamed=sum(tensor.action != "skipped" and tensor.source != tensor.key for tensor in tensors),
         notes=(*notes, *(f"forced: {problem}" for problem in problems)),
     )
-
-
-def plan_for(
-    detector: str | DetectorOptions, classes: Sequence[str], checkpoint: Path, rules: LoadRules | None = None
-) -> LoadPlan:
-    """Plan a load with the model on the meta device: the work of `annotune weights plan`.
-
-    Args:
-        detector: its name, or the recipe's options where they change the model (another backbone, anchors).
-        classes: class names in label order, without the background.
-        checkpoint: a local file of any container.
-        rules: what the user wants; the defaults load all that fits.
-
-    Raises:
-        DetectorError: no such detector, or no classes.
-        WeightsError: the file cannot be read, or does not fit.
-    """
-    options = DetectorOptions(name=detector) if isinstance(detector, str) else detector
-    entry = get_detector(options.name)
-    with torch.device("meta"):
-        model = build_detector(options, len(classes) + 1)
-    return plan_load(model, entry, classes, read_checkpoint(checkpoint), rules)
 
 
 def is_counter(key: str) -> bool:
