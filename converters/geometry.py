@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from operator import mul
+from operator import gt, mul, sub
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,11 +132,18 @@ def segmentation_area(segmentation: Polygons | Rle, width: int, height: int) -> 
         check_ring(ring)
     if len(segmentation) != 1:
         return float(rle_area(encode_rings(segmentation, width, height))) if segmentation else 0.0
-    ring = segmentation[0]
+    return polygon_area(segmentation[0], width, height)
+
+
+def polygon_area(ring: Sequence[float], width: int, height: int) -> float:
+    """Return the area of one ring, by the rules of :func:`segmentation_area`; the ring has been checked."""
+    star = _star_area(ring)
+    if star is not None:
+        return star
     shoelace = ring_area(ring)
-    if is_simple(ring):
+    if _is_simple(ring):
         return shoelace
-    pixels = rle_area(encode_rings(segmentation, width, height))
+    pixels = rle_area(encode_rings((tuple(ring),), width, height))
     return float(pixels) if pixels and abs(shoelace - pixels) > _SAME_AREA * pixels else shoelace
 
 
@@ -186,31 +193,39 @@ def _perimeter(ring: Sequence[float]) -> float:
 
 def is_simple(ring: Sequence[float]) -> bool:
     """Whether a ring is known to touch and cross itself nowhere; False for one too long to try every pair of edges."""
-    if _is_star(ring):
-        return True
-    points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+    return _star_area(ring) is not None or _is_simple(ring)
+
+
+def _is_simple(ring: Sequence[float]) -> bool:
+    points = np.array(ring, dtype=np.float64).reshape(-1, 2)
     return len(points) <= _ALL_PAIRS and not _touches_itself(points)
 
 
-def _is_star(ring: Sequence[float]) -> bool:
-    """Whether the mean of the vertices sees the whole ring: it turns around it one way, and once. Then it is simple."""
+def _star_area(ring: Sequence[float]) -> float | None:
+    """The area of a ring that the mean of its vertices sees the whole of, which makes it simple; else ``None``.
+
+    Seen from there, such a ring turns one way, and once.
+    """
     count = len(ring) // 2
-    mean_x, mean_y = sum(ring[::2]) / count, sum(ring[1::2]) / count
-    xs = [x - mean_x for x in ring[::2]]
-    ys = [y - mean_y for y in ring[1::2]]
+    all_x, all_y = ring[::2], ring[1::2]
+    mean_x, mean_y = sum(all_x) / count, sum(all_y) / count
+    xs = [x - mean_x for x in all_x]
+    ys = [y - mean_y for y in all_y]
     next_xs, next_ys = xs[1:] + xs[:1], ys[1:] + ys[:1]
-    turns = [x * b - a * y for x, y, a, b in zip(xs, ys, next_xs, next_ys, strict=True)]
-    if not (min(turns) > 0 or max(turns) < 0):
-        return False
-    return sum(y < 0 <= b for y, b in zip(ys, next_ys, strict=True)) == 1
+    turns = list(map(sub, map(mul, xs, next_ys), map(mul, next_xs, ys)))
+    if min(turns) <= 0 <= max(turns):
+        return None
+    below = [y < 0 for y in ys]
+    once = sum(map(gt, below, below[1:] + below[:1])) == 1  # passes from above to below once
+    return abs(sum(turns)) / 2 if once else None
 
 
 def _touches_itself(points: NDArray[np.float64]) -> bool:
     """Whether two edges that are no neighbours share a point, tried on all pairs; ``(N, 2)``, memory N squared."""
     closed = np.concatenate([points, points[:1]])
-    (x, y), (dx, dy) = points.T, np.diff(closed, axis=0).T
+    (x, y), (dx, dy) = points.T[:, :, None], (closed[1:] - points).T[:, :, None]
     # side[i, j]: on which side of edge i vertex j lies; edge j reaches across line i where its two ends differ.
-    side = dx[:, None] * np.subtract.outer(closed[:, 1], y).T - dy[:, None] * np.subtract.outer(closed[:, 0], x).T
+    side = dx * (closed[:, 1] - y) - dy * (closed[:, 0] - x)
     across = side[:, :-1] * side[:, 1:] <= 0
     # Every edge meets itself and its two neighbours: there the product is exactly zero.
     return int(np.count_nonzero(across & across.T)) > 3 * len(points)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from converters.errors import AnnotationError, DatasetError
-from converters.geometry import ring_box, segmentation_area, segmentation_box
+from converters.geometry import polygon_area, ring_box, segmentation_area, segmentation_box
 from converters.json_files import read_json
 from converters.labelme_images import embedded_image, write_image
 from converters.labelme_layout import ImageFinder, find_files, name_without_image
@@ -337,7 +337,7 @@ class _Reader:
     def _instance(self, own: _Parts, path: str, width: int, height: int) -> Instance | None:
         rings = tuple(part for part in own.parts if isinstance(part, tuple))
         if len(rings) == len(own.parts):
-            area = segmentation_area(rings, width, height)
+            area = polygon_area(rings[0], width, height) if len(rings) == 1 else segmentation_area(rings, width, height)
             box = own.box or segmentation_box(rings)
             if area > 0 and box[0] < box[2] and box[1] < box[3]:
                 return Instance(own.label, box, None if own.only_box else rings, area, False, own.attributes)
