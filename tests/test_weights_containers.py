@@ -765,6 +765,25 @@ def test_flipped_bits_give_a_checkpoint_or_a_typed_error(tmp_path: Path, name: s
         touch(path)
 
 
+def test_a_flipped_bit_in_a_tensor_of_a_zip_file_is_seen_though_torch_does_not(tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth")
+    whole = (tmp_path / "x.pth").read_bytes()
+    position = whole.index(ARRAYS["conv.weight"].tobytes())
+    (tmp_path / "x.pth").write_bytes(whole[:position] + b"\1" + whole[position + 1 :])
+    assert torch.load(tmp_path / "x.pth")["conv.weight"].flatten()[0] != 0
+    with pytest.raises(WeightsError, match="has not the checksum"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_files_saved_without_checksums_are_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        write_torch(tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check(tmp_path / "x.pth", "torch-zip")
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_truncated_file_is_an_error_wherever_it_is_cut(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

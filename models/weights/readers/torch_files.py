@@ -7,10 +7,13 @@ history) are replaced by stand-ins that hold data or nothing; everything else is
 from __future__ import annotations
 
 import io
+import mmap
 import re
+import struct
 import threading
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -90,12 +93,36 @@ def _look(path: Path, zipped: bool) -> None:
                 run_pickle(file, None)
         return
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if any(name.endswith("/constants.pkl") for name in names):
+        entries = [entry for entry in archive.infolist() if entry.file_size]
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise WeightsError(
                 f"{path}: a TorchScript archive, which is a program", "Save the module's state_dict() instead"
             )
-        entry = archive.getinfo(next(name for name in names if name.rpartition("/")[2] == "data.pkl"))
-        if entry.file_size > _PICKLE_LIMIT:
-            raise WeightsError(f"{path}: its pickle alone has {entry.file_size:,} bytes")
-        run_pickle(io.BytesIO(archive.read(entry)), None)
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise WeightsError(f"{path}: a torch file that was zipped again", "Save it again with torch.save")
+    pickled = next(entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl")
+    if pickled.file_size > _PICKLE_LIMIT:
+        raise WeightsError(f"{path}: its pickle alone has {pickled.file_size:,} bytes")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        _check_sums(path, view, entries)
+        run_pickle(io.BytesIO(view[_span(view, pickled)]), None)
+
+
+def _check_sums(path: Path, view: mmap.mmap, entries: list[zipfile.ZipInfo]) -> None:
+    """Compare every member with the checksum that the archive holds of it, which torch.load does not.
+
+    It takes 0.1 s for 250 MB. ``torch.serialization.set_crc32_options(False)`` leaves zeros there, which mean nothing.
+    """
+    for entry in entries:
+        with memoryview(view) as whole, whole[_span(view, entry)] as stored:
+            if entry.CRC and zlib.crc32(stored) != entry.CRC:
+                raise WeightsError(
+                    f"{path}: damaged: {entry.filename!r} has not the checksum it was saved with", "Fetch it again"
+                )
+
+
+def _span(view: mmap.mmap, entry: zipfile.ZipInfo) -> slice:
+    """Where a stored member's bytes are: after 30 bytes, its name and an extra field (APPNOTE.TXT, 4.3.7)."""
+    name, extra = struct.unpack_from("<HH", view, entry.header_offset + 26)
+    start = entry.header_offset + 30 + name + extra
+    return slice(start, start + entry.file_size)
