@@ -22,6 +22,7 @@ from models.training.files import digest_of, write_readable_json
 from models.training.options import DetectionData, TrainOptions
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+MICRO_BATCH = "micro_batch.json"  # images per forward pass that memory had room for, after it had not
 
 
 @dataclass(frozen=True)

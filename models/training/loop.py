@@ -1,4 +1,4 @@
-"""The training run: one visible loop, and the state that makes it continue to the bit."""
+"""The training run: one visible loop."""
 
 from __future__ import annotations
 
@@ -6,42 +6,36 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
-from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import TrainingError, TrainingStopped
-from models.training.assemble import Assembled, assemble
-from models.training.coco import CocoTable, load_coco, read_coco
-from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
-from models.training.detect import detect, loading_processes
-from models.training.evaluation import has_outlines, quick_scores
-from models.training.folder import (
-    BEST,
-    LAST,
-    TrainSummary,
-    claim,
-    newest_checkpoint,
-    read_summary,
-    run_inputs,
-    save_run,
-    write_summary,
-)
-from models.training.journal import Journal, Line
-from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan, rate_at, set_rate
+from models.training.dataset import Batch
+from models.training.detect import detect
+from models.training.evaluation import quick_scores
+from models.training.folder import BEST, LAST, TrainSummary, claim, read_summary, run_inputs, write_summary
+from models.training.journal import Line
+from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
-from models.training.process import Process, StopSignal, join_processes, stop_on_sigterm
+from models.training.process import StopSignal, join_processes, stop_on_sigterm
 from models.training.randomness import seed_everything
-from models.training.sampling import StepSampler, aspect_groups
-from models.training.scores import complete_truth
-from models.training.transforms import Augment
-from models.weights.freeze import apply_freeze
+from models.training.run import (
+    Clock,
+    Run,
+    autocast,
+    checkpoint,
+    halve_micro_batch,
+    least_images,
+    prepare,
+    resume,
+    write_best,
+)
+
+SLOWER = 0.1  # of the learning rate, after a loss that was not finite
 
 
 def finetune(
@@ -93,7 +87,11 @@ def finetune(
             rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
             set_rate(run.optimizer, rate)
             losses = forward_backward(run, batch)
-            require_finite(run, losses, clip(run), batch)
+            norm = clip(run)
+            if process.any(not all(map(math.isfinite, [*losses.values(), norm]))):
+                give_up_or_go_back(run, losses, norm, batch)
+                batches = iter(run.loader())
+                continue
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
             run.step += 1
@@ -104,200 +102,17 @@ def finetune(
                 checkpoint(run)
 
 
-@dataclass
-class Clock:
-    """Time since the last log line, seconds, and what it was spent on."""
-
-    since: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
-    images: int = 0
-
-
-@dataclass
-class Run:
-    """Everything a run holds; what is not derived from its inputs goes into each checkpoint (:func:`progress`)."""
-
-    options: TrainOptions
-    plan: Plan
-    process: Process
-    folder: Path
-    journal: Journal
-    assembled: Assembled
-    model: nn.Module  # bare, on the device
-    forward: nn.Module  # the same, wrapped for many processes
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage | None
-    images: TrainingImages
-    validation: PlainImages | None
-    truth: dict[str, Any]
-    micro_batch: int
-    step: int = 0
-    evaluated: int = -1  # step of the last evaluation
-    best: float = -2.0  # below every score, -1 (no truth) included
-    best_step: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    without_gain: int = 0  # evaluations since the best
-    rate_factor: float = 1.0
-    unreadable: set[int] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-    clock: Clock = field(default_factory=Clock)
-
-    def loader(self) -> DataLoader[Loaded]:
-        """The steps that are still to come, from this one on."""
-        options, device = self.options, self.process.device
-        workers = loading_processes(options.workers, device)
-        return DataLoader(
-            self.images,
-            batch_sampler=self.sampler(),
-            collate_fn=collate,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            generator=torch.Generator().manual_seed(options.seed),  # else the loader draws from the global one
-        )
-
-    def sampler(self) -> StepSampler:
-        """This process's images for the steps still to come."""
-        return StepSampler(
-            aspect_groups(torch.from_numpy(self.images.table.sizes)),
-            self.options.batch_size * self.options.accumulate,
-            seed=self.options.seed,
-            start=self.step,
-            stop=self.plan.steps,
-            rank=self.process.rank,
-            world=self.process.world,
-        )
-
-    def evaluation_due(self) -> bool:
-        """At the end of every ``eval_every`` epochs and of the run, once."""
-        if self.validation is None or self.step in (0, self.evaluated):
-            return False
-        return self.step % (self.plan.steps_per_epoch * self.options.eval_every) == 0 or self.step == self.plan.steps
-
-    def patience_spent(self) -> bool:
-        """Whether the last ``patience`` evaluations brought nothing."""
-        return 0 < self.options.patience <= self.without_gain
-
-    def count_unreadable(self, batch: Batch) -> None:
-        """Note images that could not be read.
-
-        Raises:
-            TrainingError: they are more than the options allow.
-        """
-        fresh = set(batch.unreadable) - self.unreadable
-        if not fresh:
-            return
-        self.unreadable |= fresh
-        names = [self.images.table.name(index) for index in sorted(self.unreadable)]
-        self.journal.write("unreadable", step=self.step, images=names)
-        share = len(names) / len(self.images)
-        if share > self.options.max_unreadable:
-            raise TrainingError(
-                f"{len(names)} of {len(self.images)} training images ({share:.1%}) cannot be read, more than "
-                f"max_unreadable {self.options.max_unreadable:.1%}: {', '.join(names[:5])}. "
-                "Run the check on the data, repair the images or take them out"
-            )
-
-    def log_step(self, losses: dict[str, float], rate: float, images: int) -> None:
-        """Write a line every ``log_every`` steps and at the last one."""
-        self.clock.images += images * self.process.world
-        if self.step % self.options.log_every and self.step != self.plan.steps:
-            return
-        seconds = max(1e-9, time.perf_counter() - self.clock.since)
-        self.journal.write(
-            "step",
-            step=self.step,
-            epoch=round(self.step / self.plan.steps_per_epoch, 4),
-            steps=self.plan.steps,
-            lr=rate,
-            loss=sum(losses.values()),
-            losses=losses,
-            images_per_second=self.clock.images / seconds,
-            data_wait=self.clock.waited / seconds,
-            gpu_memory=torch.cuda.max_memory_allocated() if self.process.device.type == "cuda" else 0,
-        )
-        self.clock = Clock()
-
-
-def prepare(
-    init: Path,
-    train: DetectionData,
-    val: DetectionData | None,
-    options: TrainOptions,
-    folder: Path,
-    process: Process,
-    echo: Callable[[Line], None] | None,
-) -> Run:
-    """Assemble the run, at its start or where its last whole checkpoint left it."""
-    assembled = assemble(init)
-    classes = assembled.meta.classes
-    table = read_coco(train.coco, classes, masks=assembled.detector.masks, skip_empty=options.skip_empty)
-    require_objects(table, train)
-    model = assembled.model.to(process.device)
-    frozen = apply_freeze(model, assembled.detector, options.freeze)
-    optimizer = make_optimizer(model, assembled.detector, options)
-    images = TrainingImages(
-        table, train.images, Augment(options.augment, assembled.size), options.seed, masks=assembled.detector.masks
-    )
-    require_metric(options, assembled, val)
-    validation = PlainImages(read_coco(val.coco, classes), val.images, assembled.size) if val else None
-    per_step = options.batch_size * options.accumulate * process.world
-    plan = make_plan(options, assembled.detector, math.ceil(len(table) / per_step), process.world)
-    plan.derivations["freeze"] = frozen.summary()
-    run = Run(
-        options=options, plan=plan, process=process, folder=folder,
-        journal=Journal(folder / "metrics.jsonl" if process.main else None, echo),
-        assembled=assembled, model=model, forward=distributed(model, options, process), optimizer=optimizer,
-        average=WeightAverage(model, options.ema) if options.ema else None,
-        images=images, validation=validation, truth=complete_truth(load_coco(val.coco)) if val else {},
-        micro_batch=options.batch_size,
-    )  # fmt: skip
-    run.forward.train()
-    resume(run)
-    return run
-
-
-def require_objects(table: CocoTable, train: DetectionData) -> None:
-    """Refuse a set that nothing can be learned from."""
-    if not len(table):
-        raise ValueError(f"{train.coco}: no images to train on")
-    if not len(table.labels):
-        raise ValueError(f"{train.coco}: {len(table)} images and not one object in them")
-
-
-def require_metric(options: TrainOptions, assembled: Assembled, val: DetectionData | None) -> None:
-    """Refuse a choice of the best that the evaluation cannot make."""
-    if val is None or options.best_by.startswith("bbox/"):
-        return
-    if not assembled.detector.masks:
-        raise ValueError(f"best_by {options.best_by}: {assembled.meta.detector} predicts no masks. Use bbox/AP")
-    if not has_outlines(load_coco(val.coco)):
-        raise ValueError(f"best_by {options.best_by}: {val.coco} has objects without segmentation. Use bbox/AP")
-
-
-def distributed(model: nn.Module, options: TrainOptions, process: Process) -> nn.Module:
-    """The model as many processes train it together; itself where there is one."""
-    if process.world == 1:
-        return model
-    if options.sync_batchnorm:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(model, device_ids=[process.device] if process.device.type == "cuda" else None)
-
-
 def forward_backward(run: Run, batch: Batch) -> dict[str, float]:
     """Add up the gradients of the step, ``micro_batch`` images at a time; the losses are means over the images."""
     while True:
         try:
             return _forward_backward(run, batch)
         except (torch.OutOfMemoryError, MemoryError) as error:
-            if run.options.on_out_of_memory == "fail" or run.micro_batch == 1 or run.process.world > 1:
+            if run.options.on_out_of_memory == "fail" or run.micro_batch <= least_images(run):
                 raise
-            problem = str(error).splitlines()[0] if str(error) else "out of memory"
+            problem = str(error).partition("\n")[0] or "out of memory"
         # outside of the handler: the traceback in it holds the tensors of the failed attempt
-        run.optimizer.zero_grad(set_to_none=True)
-        run.micro_batch = math.ceil(run.micro_batch / 2)
-        torch.cuda.empty_cache()
-        run.notes.append(f"out of memory at step {run.step}: {run.micro_batch} images per forward pass from there on")
-        run.journal.write("out_of_memory", step=run.step, micro_batch=run.micro_batch, problem=problem)
+        halve_micro_batch(run, problem)
         seed_everything(run.options.seed, "step", run.step, run.process.rank)
 
 
@@ -320,13 +135,6 @@ def _forward_backward(run: Run, batch: Batch) -> dict[str, float]:
     return dict(zip(sums, values, strict=True))
 
 
-def autocast(options: TrainOptions, device: torch.device) -> bool:
-    """Whether to compute in bfloat16."""
-    if options.amp == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return options.amp == "on"
-
-
 def clip(run: Run) -> float:
     """Clip the gradient and return its L2 norm before that."""
     parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
@@ -334,21 +142,26 @@ def clip(run: Run) -> float:
     return float(norm)
 
 
-def require_finite(run: Run, losses: dict[str, float], norm: float, batch: Batch) -> None:
-    """Stop before a step that would spoil the weights.
+def give_up_or_go_back(run: Run, losses: dict[str, float], norm: float, batch: Batch) -> None:
+    """Where a step would have spoiled the weights: once, if the options say so, continue slower from the checkpoint.
 
     Raises:
         TrainingError: a loss or the gradient is not finite; names step, images and losses.
     """
-    if all(map(math.isfinite, [*losses.values(), norm])):
-        return
     table = run.images.table
     parts = ", ".join(f"{name} {value:g}" for name, value in losses.items())
     ids = ", ".join(f"{int(table.image_ids[index])} ({table.name(index)})" for index in batch.indices)
-    raise TrainingError(
-        f"the loss is not finite at step {run.step}: {parts}; gradient norm {norm:g}; images {ids}. "
-        "Lower learning_rate, lengthen warmup_steps, or look at the boxes of these images"
-    )
+    problem = f"the loss is not finite at step {run.step}: {parts}; gradient norm {norm:g}; images {ids}"
+    if run.options.on_nonfinite == "fail" or run.rate_factor < 1:
+        raise TrainingError(
+            f"{problem}. Lower learning_rate, lengthen warmup_steps, or look at the boxes of these images"
+        )
+    run.optimizer.zero_grad(set_to_none=True)
+    resume(run)
+    run.rate_factor = SLOWER
+    run.notes = [*run.notes, f"{problem}: continued from step {run.step} at {SLOWER} of the learning rate"]
+    checkpoint(run)
+    run.journal.write("nonfinite", step=run.step, rate_factor=SLOWER, problem=problem)
 
 
 def evaluate_now(run: Run, stop: StopSignal) -> None:
@@ -391,80 +204,6 @@ def take_scores(run: Run, scores: dict[str, float]) -> None:
     if better:
         run.best, run.best_step, run.best_metrics = value, run.step, scores
         write_best(run)
-
-
-def write_best(run: Run) -> None:
-    """Write the weights to use: the average where there is one."""
-    if run.process.main:
-        state = run.average.state if run.average is not None else run.model.state_dict()
-        save_checkpoint(run.folder / BEST, state, meta_now(run))
-
-
-def meta_now(run: Run) -> CheckpointMeta:
-    """The meta of the checkpoint to be written."""
-    meta = run.assembled.meta
-    history = {**meta.history, "step": run.step, "steps": run.plan.steps, "metrics": run.best_metrics}
-    return CheckpointMeta(meta.detector, meta.classes, meta.options, history)
-
-
-def checkpoint(run: Run) -> None:
-    """Write what the run continues from."""
-    if run.process.main:
-        save_run(
-            run.folder,
-            run.model.state_dict(),
-            meta_now(run),
-            optimizer=run.optimizer.state_dict(),
-            ema=run.average.state if run.average is not None else None,
-            run=progress(run),
-        )
-    run.process.barrier()
-
-
-PROGRESS = (
-    "step",
-    "evaluated",
-    "best",
-    "best_step",
-    "best_metrics",
-    "without_gain",
-    "rate_factor",
-    "micro_batch",
-    "notes",
-)
-
-
-def progress(run: Run) -> dict[str, Any]:
-    """What is not derived from the inputs, as JSON. Schedule, order and random numbers follow from ``step`` alone."""
-    return {**{name: getattr(run, name) for name in PROGRESS}, "unreadable": sorted(run.unreadable)}
-
-
-def resume(run: Run) -> None:
-    """Continue from the newest whole checkpoint of the folder, if there is one, and say so."""
-    path, problems = newest_checkpoint(run.folder)
-    if path is not None:
-        content, _ = load_checkpoint(path)
-        run.model.load_state_dict(content["model"])
-        run.optimizer.load_state_dict(content["optimizer"])
-        if run.average is not None:
-            run.average.state = {key: value.to(run.process.device) for key, value in content["ema"].items()}
-        for name in PROGRESS:
-            setattr(run, name, content["run"][name])
-        run.unreadable = set(content["run"]["unreadable"])
-    run.journal.back_to(run.step if path is not None else -1)
-    for problem in problems:
-        run.journal.write("fallback", step=run.step, problem=problem, resumed_from=path.name if path else "the start")
-    if path is not None:
-        run.journal.write("resume", step=run.step, checkpoint=path.name)
-    else:
-        table = run.images.table
-        run.journal.write(
-            "start", step=0, steps=run.plan.steps, steps_per_epoch=run.plan.steps_per_epoch,
-            learning_rate=run.plan.rate, warmup_steps=run.plan.warmup, derivations=run.plan.derivations,
-            detector=run.assembled.meta.detector, classes=list(run.assembled.meta.classes), images=len(table),
-            objects=len(table.labels), left_out=table.left_out, device=str(run.process.device),
-            processes=run.process.world, bfloat16=autocast(run.options, run.process.device),
-        )  # fmt: skip
 
 
 def stopped(run: Run) -> None:

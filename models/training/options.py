@@ -13,7 +13,7 @@ from models.training.transforms import AUGMENTATIONS
 from models.zoo import Detector
 
 # These change how fast the same weights are reached, not which weights: a run may resume with other values.
-FREE_TO_CHANGE = frozenset({"workers", "cache", "threads", "checkpoint_every_steps", "log_every"})
+FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every"})
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,6 @@ class TrainOptions(BaseModel):
     augment: tuple[str, ...] = Field(
         default=("hflip",), description=f"Augmentations by name: {', '.join(AUGMENTATIONS)}."
     )
-    cache: Literal["auto", "on", "off"] = Field(
-        default="auto", description="Keep decoded images in memory. auto: when they fit in a quarter of what is free."
-    )
     skip_empty: bool = Field(default=False, description="Leave out images without objects.")
     max_unreadable: float = Field(
         default=0.01, ge=0, le=1, description="Share of unreadable images that fails the run."
@@ -101,7 +98,6 @@ class TrainOptions(BaseModel):
     )
     sync_batchnorm: bool = Field(default=False, description="Share batch statistics between devices.")
     channels_last: bool = Field(default=False, description="NHWC memory format; faster convolutions on recent GPUs.")
-    compile_backbone: bool = Field(default=False, description="torch.compile the backbone; pays off in long GPU runs.")
     on_out_of_memory: Literal["halve", "fail"] = Field(
         default="halve", description="halve: halve the images per forward pass, keep the images per step."
     )
