@@ -16,7 +16,7 @@ from tasks.convert import Images, convert, image_root
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.look import look
-from tasks.report import report
+from tasks.report import ReportOptions, report
 from tasks.stage import Stage
 from tasks.store import Product
 from tasks.train import train
@@ -33,7 +33,9 @@ class Runner(Protocol):
         """Run ``stage`` in the workspace with these arguments."""
 
 
-def chain(config: FinetuneConfig, run: Runner, baseline: Product | None = None) -> Iterator[tuple[str, Any]]:
+def chain(
+    config: FinetuneConfig, run: Runner, baseline: Product | None = None, baseline_title: str = "baseline"
+) -> Iterator[tuple[str, Any]]:
     """Run the stages one after the other and yield each one's name and result as it is there.
 
     Whoever stops asking stops the chain; what is reused is decided by content, not by time.
@@ -52,9 +54,21 @@ def chain(config: FinetuneConfig, run: Runner, baseline: Product | None = None) 
     train_json, val_json = checked.file("train.json"), checked.file("val.json")
     trained = run(train, adapted.file("init.pt"), train_json, val_json, images, config.train)
     yield "train", trained
-    evaluated = run(evaluate, trained.file("best.pt"), val_json, images, config.evaluate)
+    # val chose the best checkpoint; where there is a test split, the figures come from images that chose nothing.
+    held_out = "test.json" if checked.has("test.json") else "val.json"
+    evaluated = run(evaluate, trained.file("best.pt"), checked.file(held_out), images, config.evaluate)
     yield "evaluate", evaluated
-    yield "report", run(report, config.name, config.as_yaml(), checked, images, adapted, trained, evaluated, baseline)
+    page = run(
+        report,
+        ReportOptions(title=config.name, config=config.as_yaml(), split=held_out, baseline=baseline_title),
+        checked,
+        images,
+        adapted,
+        trained,
+        evaluated,
+        baseline,
+    )
+    yield "report", page
 
 
 def plainly(workspace: Path) -> Runner:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -189,17 +190,58 @@ def demo(
 
 
 @app.command()
-def models() -> None:
-    """List the detectors: published AP, parameters, weights, and the fields that may be excluded from a load."""
-    from models.zoo import zoo_table
+def models(
+    name: Annotated[str | None, typer.Argument(help="A detector: list the checkpoints published for it.")] = None,
+) -> None:
+    """List the detectors: published AP, parameters, and the fields that may be excluded from a load."""
+    from models.zoo import get_detector, zoo_table
 
-    rows = zoo_table()
+    if name:
+        for weights in get_detector(name).pretrained:
+            scores = f"box AP {weights.box_ap}" + (f", mask AP {weights.mask_ap}" if weights.mask_ap else "")
+            out.print(f"{weights.source}  {scores}", soft_wrap=True)
+        return
     table = Table()
-    for column in rows[0]:
-        table.add_column(str(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row.values()))
+    table.add_column("detector", no_wrap=True)
+    for column in ("box AP", "mask AP", "M params"):
+        table.add_column(column, justify="right")
+    table.add_column("exclude fields")
+    for row in zoo_table():
+        scores = (f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
+        table.add_row(row.name, *scores, f"{row.parameters / 1e6:.1f}", " ".join(row.fields))
     out.print(table)
+    out.print("AP: published, on COCO val2017. Fields: what `weights.exclude` understands besides re: and glob: rules.")
+    out.print("`annotune models NAME` lists the checkpoints.")
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run; it knows its detector and classes.")],
+    images: Annotated[Path, typer.Argument(help="A picture, or a folder of them.")],
+    pictures: Annotated[Path | None, typer.Option("--out", help="Folder for pictures with what was found.")] = None,
+    results: Annotated[Path | None, typer.Option("--json", help="File for COCO results.")] = None,
+    labelme: Annotated[Path | None, typer.Option(help="Folder for labelme files, to be corrected there.")] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is less certain.")] = 0.5,
+) -> None:
+    """Find objects in pictures with a checkpoint alone."""
+    from models.training import predict as find
+    from models.training.options import PredictOptions
+    from models.training.writers import write_coco_results, write_labelme, write_pictures
+
+    root = images if images.is_dir() else images.parent
+    found = find(checkpoint, images, options=PredictOptions(min_score=min_score))
+    if pictures:
+        found = write_pictures(found, pictures, root)
+    if labelme:
+        found = write_labelme(found, labelme, root)
+    kept = []
+    for prediction in found:
+        kept.append(prediction)
+        names = Counter(prediction.names)
+        said = ", ".join(f"{count} {name}" for name, count in sorted(names.items())) or "nothing"
+        out.print(f"{prediction.path}: {said}", markup=False, soft_wrap=True)
+    if results:
+        write_coco_results(kept, results)
 
 
 @weights_app.command("fetch")

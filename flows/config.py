@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flows.yaml_config import ConfigError, Origin, Recipe, read_recipe
 from models.training.options import EvaluateOptions, TrainOptions
@@ -32,6 +32,14 @@ class FinetuneConfig(BaseModel):
     weights: WeightsOptions | None = Field(None, description="Where to start from; none: random weights")
     train: TrainOptions = Field(TrainOptions(), description="How to train")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How to evaluate")
+
+    @field_validator("source")
+    @classmethod
+    def _has_splits(cls, source: SourceOptions) -> SourceOptions:
+        missing = {"train", "val"} - set(source.splits)
+        if missing:
+            raise ValueError(f"splits needs {' and '.join(sorted(missing))}: a list file, a folder, a name or a share")
+        return source
 
     def as_yaml(self) -> str:
         """The resolved configuration as a recipe, every value written out."""

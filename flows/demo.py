@@ -35,7 +35,7 @@ def run_demo(folder: Path) -> DemoOutcome:
     scratch = finetune(_config("from-scratch", dream, folder, epochs=6))
     weights = {"source": str(pretrained.checkpoint)}
     config = _config("fine-tuned", dream, folder, epochs=6, weights=weights)
-    finetuned = finetune(config, baseline=scratch.products["evaluate"])
+    finetuned = finetune(config, baseline=scratch.products["evaluate"], baseline_title="from random weights")
     return DemoOutcome(pretrained, scratch, finetuned)
 
 

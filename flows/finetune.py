@@ -32,7 +32,7 @@ class Outcome(BaseModel):
 
 
 @flow(name="finetune", flow_run_name="{config.name}")
-def finetune(config: FinetuneConfig, baseline: Product | None = None) -> Outcome:
+def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_title: str = "baseline") -> Outcome:
     """Turn annotations and a pretrained checkpoint into a fine-tuned, evaluated detector.
 
     Every stage is reused where its result for the same content is there and whole; a run that was killed goes on
@@ -41,9 +41,10 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None) -> Outcome
     Args:
         config: see docs/config.md.
         baseline: an earlier evaluation to compare with in the report.
+        baseline_title: what the report calls it.
     """
     reused: list[str] = []
-    results = dict(chain(config, as_tasks(config.workspace, reused), baseline))
+    results = dict(chain(config, as_tasks(config.workspace, reused), baseline, baseline_title))
     products = {name: result for name, result in results.items() if isinstance(result, Product)}
     outcome = Outcome(
         name=config.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from models.training.folder import TrainSummary
 from models.training.launch import run_training
 from models.training.options import DetectionData, TrainOptions
+from models.training.progress import TrainingDisplay
 from tasks.convert import Images
 from tasks.stage import product
 from tasks.store import FileRef
@@ -22,9 +23,9 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
         TrainingError: the run cannot go on (a loss that is not finite, too many unreadable images).
         TrainingCrash: the child died (killed, out of memory, a CUDA fault); calling again resumes.
     """
-    summary = run_training(
-        init.path, DetectionData(train.path, images.root), DetectionData(val.path, images.root), options, folder
-    )
+    learn, choose = DetectionData(train.path, images.root), DetectionData(val.path, images.root)
+    with TrainingDisplay() as show:
+        summary = run_training(init.path, learn, choose, options, folder, on_line=show)
     (folder / "summary.md").write_text(_summary(summary))
 
 
