@@ -352,3 +352,18 @@ def test_statistics_count_what_is_there(tmp_path: Path) -> None:
     assert figures.sizes == ((WIDTH, HEIGHT, 1),)
     cells = {(x, y): count for y, row in enumerate(figures.centres) for x, count in enumerate(row) if count}
     assert cells == {(0, 1): 1, (6, 8): 1, (23, 2): 1, (12, 12): 1, (12, 22): 1}
+
+
+def test_several_crowds_of_a_class_in_an_image_are_no_crowds(tmp_path: Path) -> None:
+    """As exports write them that take every object of several parts for a crowd."""
+    splits = {"train": split("train", 20, 1)}
+    for number in range(3):
+        for annotation in splits["train"]["annotations"][5 * number : 5 * number + 3 : 2]:
+            annotation["iscrowd"] = 1
+
+    report = find_problems(splits)
+
+    assert report.counts == {"crowd-polygons": 6, "crowd-many": 1}
+    assert [p.message for p in report.problems if p.rule == "crowd-many"] == [
+        "in 3 images there are several crowds of one class"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -51,8 +52,21 @@ def check_crowds(draft: Draft, masks: Masks, limits: Limits) -> None:
             draft.hit("iscrowd-invalid", index, value=value, repair={"iscrowd": 0}, row=int(rows[index]))
     crowds = [index for index, value in enumerate(flags) if as_integer(value) == 1]
     _check_crowd_polygons(draft, masks, crowds)
-    if len(flags) >= 10 and len(crowds) > limits.crowd_share * len(flags):
-        draft.hit("crowd-many", value=f"{len(crowds)} of {len(flags)}")
+    _check_crowd_number(draft, crowds, limits)
+
+
+def _check_crowd_number(draft: Draft, crowds: list[int], limits: Limits) -> None:
+    """Crowds are rare, and one a class in an image; more are objects of several parts that an export misread."""
+    total = len(draft.annotations)
+    if total >= 10 and len(crowds) > limits.crowd_share * total:
+        draft.hit("crowd-many", value=f"{len(crowds)} of {total}", example=crowds[0])
+        return
+    rows, classes = draft.image_rows(), draft.ids("annotations", "category_id")
+    counts = Counter((int(rows[index]), classes[index]) for index in crowds)
+    images = {row for (row, _), count in counts.items() if count > 1 and row >= 0}
+    if len(images) >= limits.crowd_images:
+        message = f"in {len(images)} images there are several crowds of one class"
+        draft.hit("crowd-many", message=message, value=f"{len(crowds)} crowds", example=crowds[0])
 
 
 def _check_crowd_polygons(draft: Draft, masks: Masks, crowds: list[int]) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from converters.check.finding import find_problems
 from converters.check.page import write_page
+from converters.check.probe import Depth
 from converters.check.report import CheckReport, Problem
 from converters.check.rules import SEVERITIES, plain_policy, repair_policy
 from converters.errors import DatasetError
@@ -27,42 +28,52 @@ _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
 
+Files = Annotated[list[Path], typer.Argument(metavar="COCO.json...", help="One COCO file for each split.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="DIR", help="Folder of the images; once for all files, or once for each. Without it no image is read."
+    ),
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write all findings and figures as JSON.")
+]
+HtmlFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")]
+Fix = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|DIR",
+        help="Repair what needs no decision and write the result here (a folder for several files), with a log of the "
+        "changes beside it.",
+    ),
+]
+Policy = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RULE=POLICY", help="error, warn, info, fix, drop or off for one rule; repeatable."),
+]
+Classes = Annotated[str | None, typer.Option(metavar="A,B,...", help="The class names that the dataset must have.")]
+Pixels = Annotated[
+    bool, typer.Option("--pixels", help="Decode every image: finds broken data, near duplicates, blank frames.")
+]
+Jobs = Annotated[int, typer.Option(min=0, help="Images read at once; 0: one a core.")]
+MaxDrop = Annotated[
+    float, typer.Option(min=0, max=1, help="Largest share that --fix may drop before it refuses to write.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 when there are warnings.")]
+
+
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="COCO.json...", help="One COCO file for each split.")],
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of the images; once for all files, or once for each. Without it no image is read.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all findings and figures as JSON.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with figures and pictures.")] = None,
-    fix: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|DIR",
-            help="Repair what needs no decision and write the result here (a folder for several files), with "
-            "a log of the changes beside it.",
-        ),
-    ] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE=POLICY", help="error, warn, info, fix, drop or off for one rule; repeatable."),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="The class names that the dataset must have.")
-    ] = None,
-    pixels: Annotated[
-        bool, typer.Option("--pixels", help="Decode every image: finds broken data, near duplicates, blank frames.")
-    ] = False,
-    jobs: Annotated[int, typer.Option(min=0, help="Images read at once; 0: one a core.")] = 0,
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share that --fix may drop before it refuses to write.")
-    ] = 0.01,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there are warnings.")] = False,
+    files: Files,
+    images: Images = None,
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    fix: Fix = None,
+    policy: Policy = None,
+    classes: Classes = None,
+    pixels: Pixels = False,
+    jobs: Jobs = 0,
+    max_drop: MaxDrop = 0.01,
+    strict: Strict = False,
 ) -> None:
     """Check a COCO dataset: ids, boxes, masks, images on disk, duplicates, leakage between splits.
 
@@ -74,26 +85,20 @@ def check(
     roots = _roots(splits, images or [])
     chosen = (repair_policy if fix else plain_policy)(_policies(policy or []))
     targets = _targets(splits, fix)
+    names = [name.strip() for name in classes.split(",")] if classes else None
+    depth: Depth = "pixels" if pixels else "header"
     with _progress() as progress:
         report = find_problems(
-            splits,
-            roots,
-            policy=chosen,
-            jobs=jobs,
-            depth="pixels" if pixels else "header",
-            classes=[name.strip() for name in classes.split(",")] if classes else None,
-            max_drop=max_drop,
-            progress=progress,
+            splits, roots, policy=chosen, jobs=jobs, depth=depth, classes=names, max_drop=max_drop, progress=progress
         )
     _print(report)
+    _write_fixed(report, targets)
     if json_file:
         _write_json(json_file, report.to_json(), indent=True)
     if html:
         write_page(report, html, roots, f"Check of {', '.join(splits)}")
-    if targets:
-        _write_fixed(report, targets)
     for path in filter(None, (json_file, html)):
-        _out.print(f"wrote {escape(str(path))}", soft_wrap=True)
+        _out.print(f"wrote {_plain(str(path))}", soft_wrap=True)
     raise typer.Exit(exit_code(report, strict))
 
 
@@ -200,7 +205,7 @@ def _plain(text: str) -> str:
 
 
 def _write_fixed(report: CheckReport, targets: Mapping[str, Path]) -> None:
-    if "drop-budget" in report.counts:
+    if targets and "drop-budget" in report.counts:
         _err.print("[bold red]not written[/]: more would be dropped than --max-drop allows", soft_wrap=True)
         return
     for name, path in targets.items():
@@ -210,7 +215,7 @@ def _write_fixed(report: CheckReport, targets: Mapping[str, Path]) -> None:
         log = path.with_name(f"{path.stem}.changes.json")
         _write_json(path, report.splits[name])
         _write_json(log, [change._asdict() for change in report.changes if change.split == name], indent=True)
-        _out.print(f"wrote {escape(str(path))} and {escape(log.name)}", soft_wrap=True)
+        _out.print(f"wrote {_plain(str(path))} and {_plain(log.name)}", soft_wrap=True)
 
 
 def _write_json(path: Path, value: Any, indent: bool = False) -> None:

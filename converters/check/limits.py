@@ -21,6 +21,7 @@ class Limits:
     mask_iou: float = 0.5  # of box and mask's box
     area_error: float = 0.1  # of the true area
     crowd_share: float = 0.2  # of the annotations
+    crowd_images: int = 3  # with several crowds of one class
     points: int = 1000  # of a ring
     coordinate: float = 1e6  # pixels: beyond it pycocotools takes all memory or crashes
     few: int = 10  # annotations of a class

@@ -202,7 +202,7 @@ _AREA = _table(
     ("ignore-set", "warning", "?fix", "an object marked ignore", "COCOeval overwrites it, trainers drop the object: mark it iscrowd instead"),
 ) + _table(
     "split",
-    ("crowd-many", "warning", "", "every fifth object or more is a crowd", "crowds are neither trained on nor evaluated: an object of several parts is none"),
+    ("crowd-many", "warning", "", "many crowds, or several of one class in an image", "crowds are neither trained on nor evaluated: an object of several parts is none"),
     ("drop-budget", "error", "", "more was dropped than the budget allows", "look at what was dropped; raise max_drop if it is right"),
 )
 # fmt: on
