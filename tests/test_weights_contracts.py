@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from models.checkpoint import CheckpointMeta, save_checkpoint
 from models.errors import WeightsError
 from models.weights.containers import Checkpoint, read_checkpoint
+from models.weights.contracts import contract_problems
+from models.weights.keymaps import KEY_MAPS
 from models.weights.plan import LoadPlan
 from models.weights.planning import plan_load
 from models.weights.rules import LoadRules
 from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
 
 NAME = "fasterrcnn_mobilenet_v3_large_320_fpn"
+NAME_MAP = KEY_MAPS["name"]
 
 
 @cache
@@ -85,3 +88,17 @@ def test_detectron2s_pixel_statistics_tell_whose_resnet_it_is(deviation: list[fl
             plan_load(faster, DETECTORS[name], ("a", "b"), file, rules)
     else:
         assert plan_load(faster, DETECTORS[name], ("a", "b"), file, rules).renamed == 1
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_every_detector_knows_its_own_anchors_again(name: str) -> None:
+    options = resolve_options(DetectorOptions(name=name))
+    with torch.device("meta"):
+        built = build_detector(options, 3)
+    content = options.model_dump(mode="json")
+    own = Checkpoint(Path("own.pt"), "annotune", {}, ("a", "b"), {"meta": {"options": content}})
+    assert contract_problems(built, own, NAME_MAP) == []
+    if not content.get("anchors"):
+        return
+    content["anchors"][0][0] += 1
+    assert contract_problems(built, own, NAME_MAP)[0].startswith(f"its anchors are [[{content['anchors'][0][0]}")
