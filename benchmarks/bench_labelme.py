@@ -1,6 +1,6 @@
 """labelme to COCO against the floor (read, orjson) and against PaddleDetection's x2coco, in one run.
 
-    python benchmarks/bench_labelme.py [--files 2000] [--peer-files 40] [--repeats 3]
+    python benchmarks/bench_labelme.py [--files 2000] [--peer-files 40] [--repeats 3] [--size 1280x720]
 
 ``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection and ``PEER_PYTHON`` a Python with its dependencies
 (opencv, tqdm); without them that row is left out. Figures are CPU milliseconds per file, medians of the repeats,
@@ -23,8 +23,6 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, HEIGHT = 1280, 720  # x2coco paints a canvas of this size for every polygon
-
 FLOOR = """
 import os, sys, time, orjson
 folder, made, out = sys.argv[1:]
@@ -42,6 +40,7 @@ print(spent + time.process_time() - start)
 OURS = """
 import sys, time
 from pathlib import Path
+import converters.labelme  # otherwise imported by the call
 from converters import convert, write_coco
 folder, images, out = map(Path, sys.argv[1:])
 start = time.process_time()
@@ -57,12 +56,12 @@ print(time.process_time() - start)
 """
 
 
-def write_set(folder: Path, images: Path, count: int) -> None:
+def write_set(folder: Path, images: Path, count: int, size: tuple[int, int] = (1280, 720)) -> None:
     """Files with eight polygons of about thirty points each, and one image for each."""
     folder.mkdir(parents=True)
     images.mkdir(parents=True)
     rng = random.Random(0)
-    Image.new("RGB", (WIDTH, HEIGHT), "gray").save(images / "one.jpg")
+    Image.new("RGB", size, "gray").save(images / "one.jpg")
     picture = (images / "one.jpg").read_bytes()
     (images / "one.jpg").unlink()
     for number in range(count):
@@ -70,7 +69,7 @@ def write_set(folder: Path, images: Path, count: int) -> None:
         shapes = [_shape(rng, bent=index % 2 == 1) for index in range(8)]
         data = {
             "version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{number:06}.jpg", "imageData": None,
-            "imageHeight": HEIGHT, "imageWidth": WIDTH,
+            "imageHeight": size[1], "imageWidth": size[0],
         }  # fmt: skip
         (folder / f"{number:06}.json").write_text(json.dumps(data, indent=2))
 
@@ -104,13 +103,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--peer-files", type=int, default=40, help="x2coco takes minutes for what takes us a second")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", default="1280x720", help="of the images: x2coco paints one for every polygon")
     options = parser.parse_args()
+    width, height = map(int, options.size.split("x"))
     root, python = os.environ.get("PADDLEDETECTION_ROOT"), os.environ.get("PEER_PYTHON", sys.executable)
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        write_set(work / "json", work / "jpg", options.files)
-        write_set(work / "few/json", work / "few/jpg", options.peer_files)
+        write_set(work / "json", work / "jpg", options.files, (width, height))
+        write_set(work / "few/json", work / "few/jpg", options.peer_files, (width, height))
         made = str(work / "ours.json")
         ours = [OURS, str(work / "json"), str(work / "jpg"), made]
         seconds(ours)  # makes the result that the floor dumps, and warms the disk
@@ -125,9 +126,7 @@ def main() -> None:
                     "--output_dir", str(work / "peer"),
                 ]  # fmt: skip
                 figures.setdefault("PaddleDetection x2coco", []).append(seconds(peer, python) / options.peer_files)
-    print(
-        f"{options.files} files of 8 polygons on {WIDTH} x {HEIGHT}, {os.cpu_count()} cores, {platform.python_version()}"
-    )
+    print(f"{options.files} files of 8 polygons on {options.size}, {os.cpu_count()} cores, {platform.python_version()}")
     ours_median = statistics.median(figures["annotune"])
     for name, rounds in figures.items():
         each = statistics.median(rounds)

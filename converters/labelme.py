@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from converters.errors import AnnotationError, DatasetError
-from converters.geometry import polygon_area, ring_box, segmentation_area, segmentation_box
+from converters.geometry import polygon_area, segmentation_area, segmentation_box
 from converters.json_files import read_json
 from converters.labelme_images import embedded_image, write_image
 from converters.labelme_layout import ImageFinder, find_files, name_without_image
@@ -221,8 +221,7 @@ class _Reader:
                 if reason:
                     self.log.drop(reason, f"{path}, shapes[{number}]")
                 else:
-                    ring = read_points(shape, kind)
-                    yield _Drawn(number, shape, kind, ring, ring_box(ring))
+                    yield _Drawn(number, shape, kind, *read_points(shape, kind))
             except ShapeError as error:
                 self._bad_shape(path, number, error)
 

@@ -38,8 +38,8 @@ class ShapeError(ValueError):
     """A shape that cannot be read; the message names the field and the value."""
 
 
-def read_points(shape: dict[str, Any], kind: str) -> Ring:
-    """Return the points of a shape as one flat ring ``(x0, y0, x1, y1, ...)``.
+def read_points(shape: dict[str, Any], kind: str) -> tuple[Ring, Box]:
+    """Return the points of a shape as one flat ring ``(x0, y0, x1, y1, ...)``, and the box around them.
 
     Raises:
         ShapeError: not a list of pairs of numbers, a number beyond 1e6 pixels, or not as many points as the kind has.
@@ -53,15 +53,21 @@ def read_points(shape: dict[str, Any], kind: str) -> Ring:
         lengths, flat = set(map(len, points)), list(chain.from_iterable(points))
     except TypeError:
         lengths, flat = set(), []
-    if lengths != {2} or not {int, float}.issuperset(map(type, flat)):
+    types = set(map(type, flat))
+    if lengths != {2} or not types <= {int, float}:
         raise ShapeError(f"points is {_brief(points)}, not a list of [x, y]")
-    if not (min(flat) >= -MAX_COORDINATE and max(flat) <= MAX_COORDINATE):
+    xs, ys = flat[::2], flat[1::2]
+    box = (min(xs), min(ys), max(xs), max(ys))
+    if not all(-MAX_COORDINATE <= side <= MAX_COORDINATE for side in box):
         wild = next(v for v in flat if not -MAX_COORDINATE <= v <= MAX_COORDINATE)
         raise ShapeError(f"points holds {wild!r}, which is no number of pixels")
     allowed = _POINTS.get(kind)
     if allowed and len(points) not in allowed:
         raise ShapeError(f"a {kind} has {' or '.join(map(str, allowed))} points, not {len(points)}")
-    return tuple(map(float, flat))
+    if types == {float}:
+        return tuple(flat), box
+    left, top, right, bottom = map(float, box)
+    return tuple(map(float, flat)), (left, top, right, bottom)
 
 
 def cover(kind: str, ring: Ring, box: Box, shape: dict[str, Any], width: int, height: int) -> Part | None:
