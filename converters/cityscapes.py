@@ -28,7 +28,7 @@ Kind: TypeAlias = Literal["auto", "gtFine", "gtCoarse"]
 
 _MAX_PIXELS = 2**28  # 65 megapixels are the largest camera frames; four times that
 
-__all__ = ["cityscapes_categories", "cityscapes_images", "cityscapes_order", "read_cityscapes", "read_frame"]
+__all__ = ["cityscapes_categories", "find_image_root", "read_cityscapes", "read_frame"]
 
 
 def read_cityscapes(
@@ -88,16 +88,6 @@ def read_cityscapes(
             log.bad(error)
             continue
         yield record
-
-
-def cityscapes_images(root: Path, images: Path | None = None) -> Path:
-    """Return the folder ``leftImg8bit`` that file names are relative to."""
-    return find_image_root(root, images)
-
-
-def cityscapes_order(root: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the categories for the reader's options, in the order of the labels, whatever occurs under ``root``."""
-    return cityscapes_categories(options.get("classes", "things"))
 
 
 def read_frame(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -99,7 +99,7 @@ def read_labelme(
         yield from reader.without_file(files, missing, split, allow_missing)
 
 
-def labelme_categories(root: Path, options: Mapping[str, Any] | None = None) -> list[str]:
+def labelme_categories(root: Path) -> list[str]:
     """Return the classes in the order of the ``labels.txt`` that labelme works with; none without one."""
     path = root / "labels.txt"
     names = read_list(path) if path.is_file() else []
