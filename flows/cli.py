@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -201,17 +202,19 @@ def models(
             scores = f"box AP {weights.box_ap}" + (f", mask AP {weights.mask_ap}" if weights.mask_ap else "")
             out.print(f"{weights.source}  {scores}", soft_wrap=True)
         return
-    table = Table()
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("detector", no_wrap=True)
-    for column in ("box AP", "mask AP", "M params"):
+    for column in ("box", "mask", "M"):
         table.add_column(column, justify="right")
-    table.add_column("exclude fields")
+    table.add_column("exclude fields", overflow="fold")
     for row in zoo_table():
         scores = (f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
         table.add_row(row.name, *scores, f"{row.parameters / 1e6:.1f}", " ".join(row.fields))
     out.print(table)
-    out.print("AP: published, on COCO val2017. Fields: what `weights.exclude` understands besides re: and glob: rules.")
-    out.print("`annotune models NAME` lists the checkpoints.")
+    out.print(
+        "box, mask: published AP on COCO val2017, percent. M: parameters, millions. exclude fields: what "
+        "`weights.exclude` understands besides re: and glob: rules. `annotune models NAME` lists the checkpoints."
+    )
 
 
 @app.command()

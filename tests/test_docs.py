@@ -1,0 +1,120 @@
+"""The tables of the docs are what the code says. `ANNOTUNE_UPDATE_DOCS=1 pytest tests/test_docs.py` writes them anew."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from converters.cli import make_app
+from converters.formats import FORMATS
+from flows.cli import app
+from flows.config import FinetuneConfig, load_config
+from models.zoo import zoo_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def formats() -> Iterator[str]:
+    yield from ("| format | what is read |", "|---|---|")
+    for row in FORMATS.values():
+        yield f"| `{row.name}` | {row.summary} |"
+
+
+def models() -> Iterator[str]:
+    yield from ("| detector | | box AP | mask AP | M parameters |", "|---|---|---:|---:|---:|")
+    for row in zoo_table():
+        scores = " | ".join(f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
+        yield f"| `{row.name}` | {row.title} | {scores} | {row.parameters / 1e6:.1f} |"
+
+
+def commands() -> Iterator[str]:
+    yield from ("| command | what it does |", "|---|---|")
+    for program, application in (("annotune", app), ("annotune-convert", make_app())):
+        group = typer.main.get_command(application)
+        yield from _commands(program, group)
+
+
+def _commands(path: str, group: Any) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(f"{path} {name}", command)
+        else:
+            text = re.sub(r"\s+", " ", (command.help or "").strip().split("\n\n")[0])
+            yield f"| `{path} {name}` | {text} |"
+
+
+def config_keys() -> Iterator[str]:
+    yield from ("| key | default | what it is |", "|---|---|---|")
+    yield from _keys(FinetuneConfig, "")
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = next(
+            (
+                t
+                for t in (field.annotation, *get_args(field.annotation))
+                if isinstance(t, type) and issubclass(t, BaseModel)
+            ),
+            None,
+        )
+        default = "required" if field.is_required() else f"`{field.default}`"
+        default = default if inner is None else ("" if not field.is_required() else "required")
+        text = (field.description or "").replace("|", "\\|")
+        yield f"| {'**' if inner else '`'}{prefix}{name}{'**' if inner else '`'} | {default} | {text} |"
+        if inner:
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+TABLES: list[tuple[str, str, Callable[[], Iterator[str]]]] = [
+    ("README.md", "formats", formats),
+    ("README.md", "models", models),
+    ("README.md", "commands", commands),
+    ("docs/config.md", "keys", config_keys),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "table"), TABLES, ids=[f"{file}:{name}" for file, name, _ in TABLES])
+def test_the_tables_are_what_the_code_says(file: str, name: str, table: Callable[[], Iterator[str]]) -> None:
+    path = ROOT / file
+    text = path.read_text()
+    pattern = re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+    assert pattern.search(text), f"{file} has no <!-- {name} --> ... <!-- end -->"
+    expected = "\n" + "\n".join(table()) + "\n\n"
+    if os.environ.get("ANNOTUNE_UPDATE_DOCS"):
+        path.write_text(pattern.sub(lambda match: match[1] + expected + match[3], text))
+        return
+
+    assert pattern.search(text)[2] == expected  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_is_a_configuration(path: Path) -> None:
+    config, _ = load_config(path)
+
+    assert config.detector.name in {row.name for row in zoo_table()}
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in re.findall(r"`((?:docs|configs|deployments|benchmarks|flows|tasks)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_house_of_the_readme_stands() -> None:
+    text = (ROOT / "README.md").read_text()
+    for folder in re.findall(r"^(\w+)/ ", text, re.MULTILINE):
+        assert (ROOT / folder).is_dir()
+    for package in ("converters", "models", "tasks", "flows"):
+        assert f"\n{package}/ " in text
