@@ -427,7 +427,7 @@ box("bbox-aspect", [2, 40, 42, 2])
 def _(splits: Splits, folder: Path) -> None:
     for at in range(70):
         annotation = copy.deepcopy(first(splits)) | {"id": 2000 + at}
-        reshape(annotation, [at % 40, 6 * (at % 7), 10, 8] if at else [0, 30, 3, 3])
+        reshape(annotation, [3 + at % 40, 3 + 5 * (at % 7), 10, 8] if at else [3, 30, 3, 3])
         splits["train"]["annotations"].append(annotation)
 
 

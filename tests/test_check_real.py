@@ -38,21 +38,23 @@ def test_a_roboflow_export() -> None:
     assert find_problems(repaired.splits, roots, policy=repair_policy()).changes == ()
 
 
-def test_bccd_as_converters_read_it_has_nothing_but_a_leak() -> None:
-    """The reader leaves out the two boxes without size; one field of cells, focused twice, is in train and in val."""
+def test_bccd_has_a_leak_and_a_wrong_label() -> None:
+    """One field of cells, focused twice, is in train and in val; and a platelet is annotated as a white cell."""
     root = DATA / "voc_bccd"
     records = {split: list(read_voc(root, split=split)) for split in ("train", "val", "test")}
     splits = {split: to_coco(found, ["Platelets", "RBC", "WBC"]) for split, found in records.items()}
 
     report = find_problems(splits, root / "JPEGImages", depth="pixels", jobs=2)
 
-    assert report.severities == {"error": 0, "warning": 1, "info": 9}
+    assert report.severities == {"error": 0, "warning": 1, "info": 2}
     assert (report.problems[0].rule, report.problems[0].file, report.problems[0].other) == (
         "leak-near",
         "BloodImage_00038.jpg",
         "BloodImage_00037.jpg",
     )
-    assert sum(report.statistics.annotations.values()) == 4886
+    wrong = report.problems[1]
+    assert (wrong.rule, wrong.file, wrong.box) == ("bbox-outlier", "BloodImage_00113.jpg", (257, 430, 31, 27))
+    assert sum(report.statistics.annotations.values()) == 4886  # the reader left out the two without size
 
 
 def bccd_as_written(root: Path, corners: int) -> dict[str, Any]:

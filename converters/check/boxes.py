@@ -12,6 +12,7 @@ from converters.check.limits import Limits
 
 Rows = npt.NDArray[np.int64]
 _EXACT = 1e-3  # pixels: below this a box touches the border, whatever the floats say
+_BORDER = 0.01  # of the side: an object this near to the border may go on beyond it
 _ENOUGH = 5  # boxes from which a convention can be told
 
 
@@ -135,12 +136,19 @@ def _check_shapes(draft: Draft, limits: Limits) -> None:
         index = int(good[at])
         message = f"the box is {aspect[at]:.0f} times as long as it is wide"
         draft.hit("bbox-aspect", index, message, tidy(boxes[index].tolist()), row=int(rows[index]))
-    _check_outliers(draft, good, np.log(sides), limits)
+    _check_outliers(draft, good, limits)
     _check_against_images(draft, boxes, rows, limits)
 
 
-def _check_outliers(draft: Draft, good: Rows, logs: Floats, limits: Limits) -> None:
-    """Sides more than ``limits.sigmas`` standard deviations from the mean of their class, in logarithms."""
+def _check_outliers(draft: Draft, good: Rows, limits: Limits) -> None:
+    """Sides more than ``limits.sigmas`` standard deviations from the mean of their class, in logarithms.
+
+    Objects that the border of the image cuts off are small for a reason, and left out.
+    """
+    boxes, canvas, rows = draft.boxes(), draft.canvas(), draft.image_rows()
+    near = (boxes[:, :2] < _BORDER * canvas) | (boxes[:, :2] + boxes[:, 2:] > (1 - _BORDER) * canvas)
+    good = good[~near[good].any(axis=1)]
+    logs = np.log(boxes[good, 2:])
     classes = np.array([-1 if c is None else c for c in draft.ids("annotations", "category_id")], np.int64)[good]
     known, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
     sums = np.stack([np.bincount(inverse, logs[:, k], len(known)) for k in (0, 1)], axis=1)
@@ -148,7 +156,6 @@ def _check_outliers(draft: Draft, good: Rows, logs: Floats, limits: Limits) -> N
     away = (logs - mean[inverse]) ** 2
     spread = np.sqrt(np.stack([np.bincount(inverse, away[:, k], len(known)) for k in (0, 1)], axis=1) / counts[:, None])
     far = np.sqrt(away) > limits.sigmas * np.maximum(spread[inverse], 0.05)
-    rows, boxes = draft.image_rows(), draft.boxes()
     for at in np.flatnonzero(far.any(axis=1) & (counts[inverse] >= limits.outlier_samples)).tolist():
         index = int(good[at])
         usual = " x ".join(f"{side:.0f}" for side in np.exp(mean[inverse[at]]))

@@ -115,7 +115,11 @@ def split_names(files: list[Path]) -> dict[str, Path]:
     Raises:
         DatasetError: two files would get one name.
     """
-    for name in (lambda p: p.stem, lambda p: p.parent.name, lambda p: f"{p.parent.name}-{p.stem}"):
+    for name in (
+        lambda p: p.stem.removesuffix(".coco").strip("_"),
+        lambda p: p.parent.name,
+        lambda p: f"{p.parent.name}-{p.stem}",
+    ):
         named = {name(path): path for path in (path.absolute() for path in files)}
         if len(named) == len(files):
             return named
