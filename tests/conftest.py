@@ -13,7 +13,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - after PREFECT_HOME is set
 
     with prefect_test_harness(server_startup_timeout=180):
         yield

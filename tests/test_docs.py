@@ -1,4 +1,4 @@
-"""The tables of the docs are what the code says. `ANNOTUNE_UPDATE_DOCS=1 pytest tests/test_docs.py` writes them anew."""
+"""The tables of the docs are what the code says; `ANNOTUNE_UPDATE_DOCS=1 make test` writes them anew."""
 
 import os
 import re
