@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from converters.cityscapes import cityscapes_categories, read_cityscapes, read_frame
+from converters.cityscapes import cityscapes_categories, paint_polygons, read_cityscapes, read_frame
 from converters.cityscapes_labels import LABELS, chosen_labels
 from converters.cityscapes_layout import find_frames
 from converters.coco import to_coco, write_coco
@@ -330,6 +332,37 @@ def test_pycocotools_loads_and_evaluates_it(tmp_path, capsys):
         evaluation.accumulate()
         evaluation.summarize()
         assert evaluation.stats[0] == pytest.approx(1)
+
+
+OBJECTS = st.lists(
+    st.fixed_dictionaries({
+        "label": st.sampled_from(["road", "car", "cargroup", "person", "polegroup", "license plate", "trailer"]),
+        "polygon": st.lists(st.lists(st.integers(-40, 120), min_size=2, max_size=2), min_size=2, max_size=7),
+        "deleted": st.sampled_from([0, 0, 0, 1]),
+    }),
+    max_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(OBJECTS)
+def test_polygons_are_painted_by_the_rules(tmp_path_factory, objects):
+    path = write_frame(tmp_path_factory.mktemp("city"), objects, png=False)
+
+    assert np.array_equal(paint_polygons(str(path), ConversionLog()), paint(objects, (80, 80)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(OBJECTS)
+def test_cityscapes_scripts_paint_the_same(tmp_path_factory, objects):
+    reason = "cityscapesScripts is not installed: pip install cityscapesscripts"
+    painter = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg", reason=reason)
+    path = write_frame(tmp_path_factory.mktemp("city"), objects, png=False)
+    annotation = painter.Annotation()
+    annotation.fromJsonFile(str(path))
+
+    theirs = np.asarray(painter.createInstanceImage(annotation, "ids"))
+    assert np.array_equal(paint_polygons(str(path), ConversionLog()), theirs)
 
 
 @pytest.mark.skipif("ANNOTUNE_DATA" not in os.environ, reason="ANNOTUNE_DATA is not set")
