@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
+import torchvision.models.detection
 
 from models.errors import DetectorError
-from models.zoo import DETECTORS, DetectorOptions, build_detector, get_detector, resolve_options
+from models.zoo import DETECTORS, DetectorOptions, build_detector, get_detector, resolve_options, zoo_table
 
 NAMES = sorted(DETECTORS)
 
@@ -89,3 +91,36 @@ def test_the_epsilon_follows_the_checkpoint_and_from_scratch_everything_trains()
 def test_more_stages_than_there_are_is_refused() -> None:
     with pytest.raises(DetectorError, match="trainable_layers 6 of 5"):
         resolve_options(DetectorOptions(trainable_layers=6))
+
+
+def test_the_table_has_a_row_for_every_detector_with_the_published_number_of_parameters() -> None:
+    rows = {row.name: row for row in zoo_table()}
+    assert list(rows) == list(DETECTORS)
+    for name, row in rows.items():
+        for source in row.weights:
+            if source.startswith("torchvision://"):
+                published = weights_enum(source).meta
+                # The second versions count the weights of the live norms that are frozen here.
+                assert row.parameters == published["num_params"] or name.endswith("_v2")
+                assert published["_metrics"]["COCO-val2017"]["box_map"] == row.box_ap
+                assert published["_metrics"]["COCO-val2017"].get("mask_map") == row.mask_ap
+    assert rows["yolov3_darknet53"].fields == ("yolo_output",)
+    assert rows["cascade_mask_rcnn_resnet50_fpn"].mask_ap == 38.5
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if any("torchvision" in p.source for p in DETECTORS[name].pretrained)]
+)
+def test_a_published_state_dict_would_fit(name: str) -> None:
+    build = getattr(torchvision.models.detection, name)
+    with torch.device("meta"):
+        theirs = build(weights=None, weights_backbone=None, num_classes=91).state_dict()
+    theirs = {key: value.shape for key, value in theirs.items()}
+    ours = shapes(name, 91)
+    assert {key: theirs[key] for key in ours} == ours
+    assert all(key.endswith("num_batches_tracked") for key in theirs.keys() - ours.keys())
+
+
+def weights_enum(source: str) -> Any:
+    enum, member = source.removeprefix("torchvision://").split(".")
+    return getattr(torchvision.models.detection, enum)[member]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.zoo import DETECTORS, DetectorOptions, build_detector
+from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
 from models.zoo.masks import InstanceMasks
 
 NAMES = sorted(DETECTORS)
@@ -114,3 +114,36 @@ def test_one_large_image_is_survived(name: str) -> None:
     with torch.inference_mode():
         (found,) = model_of(name).eval()([image])
     assert torch.isfinite(found["scores"]).all()
+
+
+CHEAP = ("fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large", "yolov3_mobilenet_v3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in NAMES]
+)
+def test_the_loss_falls_and_the_same_seed_gives_the_same_numbers(name: str) -> None:
+    steps = 12 if name in CHEAP else 24
+    first, second = (trained(name, steps if run == 0 else 3, objects=2)[1] for run in range(2))
+    assert all(torch.isfinite(torch.tensor(first)))
+    assert sum(first[-3:]) < 0.9 * sum(first[:3]), first
+    assert first[:3] == second
+
+
+def trained(name: str, steps: int, objects: int, images: int = 2) -> tuple[nn.Module, list[float]]:
+    """A model trained from scratch on a few scenes, and its loss at each step."""
+    torch.manual_seed(7)
+    model = build_detector(resolve_options(tiny(name), pretrained=False), 4).train()
+    batch, targets = map(list, zip(*(scene(10 + index, objects) for index in range(images)), strict=True))
+    rate = 0.003 if name == "yolov3_darknet53" else 0.01
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
+    history = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 10)
+        loss = total(model(batch, targets))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 35.0 if name.startswith("yolov3") else 10.0)
+        optimizer.step()
+        history.append(loss.item())
+    return model, history

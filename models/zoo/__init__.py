@@ -12,6 +12,7 @@ from models.zoo import cascade, dense, rcnn, ssd, yolov3
 from models.zoo.anchors import kmeans_anchors
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
+from models.zoo.table import ZooRow, rows_of
 from models.zoo.transform import ImageTransform, resized_size
 from models.zoo.yolov3 import darknet_order
 
@@ -22,12 +23,14 @@ __all__ = [
     "DetectorOptions",
     "ImageTransform",
     "Pretrained",
+    "ZooRow",
     "build_detector",
     "darknet_order",
     "get_detector",
     "kmeans_anchors",
     "resized_size",
     "resolve_options",
+    "zoo_table",
 ]
 
 DETECTORS: Mapping[str, Detector] = {
@@ -108,3 +111,8 @@ def build_detector(options: DetectorOptions, num_classes: int) -> nn.Module:
         raise DetectorError(f"{options.name}: {num_classes} classes with the background; at least 2 are needed")
     resolved = resolve_options(options)
     return get_detector(options.name).build(num_classes, resolved)
+
+
+def zoo_table() -> list[ZooRow]:
+    """All detectors with published AP, parameters, weights and exclude fields, in the zoo's order."""
+    return rows_of(DETECTORS.values())
