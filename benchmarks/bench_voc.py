@@ -2,8 +2,8 @@
 
     python benchmarks/bench_voc.py [--files 20000] [--objects 6] [--repeats 3] [--no-peers]
 
-``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection; without it that row is left out. Seconds are CPU seconds of
-a process and its children, medians of the repeats, which take turns; ratios travel better than seconds.
+``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection; without it that row is left out. Seconds are CPU seconds
+of a process and its children, the least of the repeats, which take turns; ratios travel better than seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,11 +74,12 @@ def write_set(folder: Path, count: int, objects: float = 6.0) -> None:
 
 
 def _xml(name: str, rng: random.Random, objects: int) -> str:
-    parts = [
+    head = (
         f"<annotation>\n\t<folder>images</folder>\n\t<filename>{name}.jpg</filename>\n\t<path>/data/{name}.jpg</path>\n"
         "\t<source>\n\t\t<database>Unknown</database>\n\t</source>\n\t<size>\n\t\t<width>1280</width>\n"
         "\t\t<height>720</height>\n\t\t<depth>3</depth>\n\t</size>\n\t<segmented>0</segmented>\n"
-    ]
+    )
+    parts = [head]
     for _ in range(objects):
         x, y = rng.randint(1, 1000), rng.randint(1, 500)
         parts.append(
@@ -175,9 +175,9 @@ def main() -> None:
 def report(figures: dict[str, list[Figures]], files: int, same: bool) -> None:
     print(f"{files} XML files, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{'':28} {'CPU s':>7} {'wall s':>7} {'x floor':>8} {'peak MB':>8}")
-    floor = statistics.median(figure.cpu for figure in figures["floor: read, lxml, orjson"])
+    floor = min(figure.cpu for figure in figures["floor: read, lxml, orjson"])
     for name, rounds in figures.items():
-        cpu, wall, peak = (statistics.median(column) for column in zip(*rounds, strict=True))
+        cpu, wall, peak = (min(column) for column in zip(*rounds, strict=True))
         print(f"{name:28} {cpu:7.2f} {wall:7.2f} {cpu / floor:8.2f} {f'{peak:8.0f}' if peak else '':>8}")
     print(f"--jobs 2 writes the same bytes: {same}")
 

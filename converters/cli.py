@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from converters.coco import merge_coco, write_coco
+from converters.collection import paused_collection
 from converters.errors import DatasetError
 from converters.formats import FORMATS, Conversion, Format, convert
 from converters.records import ConversionLog
@@ -111,6 +112,7 @@ _COMMON: dict[str, Any] = {
 _DEFAULTS = {"strict": False, "skip_bad": False, "jobs": 1}
 
 
+@paused_collection()
 def _run(chosen: Format, values: dict[str, Any]) -> None:
     """Convert, summarise, write."""
     options = {name: _plain(values[name]) for name in chosen.options}

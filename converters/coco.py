@@ -47,7 +47,7 @@ def to_coco(records: Iterable[ImageRecord], categories: Sequence[str | Mapping[s
     for record in records:
         images.append(_image(record))
         grouped.append([_annotation(instance, record) for instance in record.instances])
-        labels.update(instance.category for instance in record.instances)
+        labels.update([instance.category for instance in record.instances])
     chosen = _categories(sorted(labels) if categories is None else categories)
     ids = {category["name"]: category["id"] for category in chosen}
     unknown = sorted(labels - ids.keys())

@@ -29,6 +29,7 @@ class Conversion:
     log: ConversionLog = field(repr=False)
 
 
+@paused_collection()
 def convert(
     format: str,  # noqa: A002 (the word the user knows it by)
     root: Path,
@@ -70,14 +71,12 @@ def convert(
     shares = _shares(splits)
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
     for name, selector in [("", None)] if shares else splits.items():
-        with paused_collection():
-            for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, progress):
-                log.merge(part_log)
-                for split, part in by_name.items():
-                    parts[split].append(part)
+        for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, progress):
+            log.merge(part_log)
+            for split, part in by_name.items():
+                parts[split].append(part)
     order = _order(chosen, root, options, categories, parts)
-    with paused_collection():
-        datasets = {name: merge_coco(own, order) for name, own in parts.items()}
+    datasets = {name: merge_coco(own, order) for name, own in parts.items()}
     _check_not_empty(datasets, root, bool(shares), shard, log)
     return Conversion(datasets, chosen.find_image_root(root, images), log)
 
@@ -169,12 +168,12 @@ class _Run:
         return {name: to_coco(own) for name, own in by_name.items()}, log
 
 
+@paused_collection()
 def _read_in_process(
     run: _Run, selector: Any, shares: Mapping[str, float], shard: tuple[int, int]
 ) -> tuple[bytes, ConversionLog]:
     """JSON travels and unpacks faster than pickled dicts."""
-    with paused_collection():
-        by_name, log = run.read_shard(selector, shares, shard, lambda count: None)
+    by_name, log = run.read_shard(selector, shares, shard, lambda count: None)
     return orjson.dumps(by_name), log
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -29,7 +29,7 @@ _NONE, _FALSE = repeat(None), repeat(False)
 class _Rules:
     corners: CornerRule
     difficult: DifficultRule
-    categories: Collection[str] | None
+    categories: frozenset[str] | None
     min_visibility: float
     parts: bool
     masks: bool
@@ -150,7 +150,9 @@ class _Reader:
     def _is_plain(self, regular: RegularFile) -> bool:
         """Whether the objects can be taken as they stand: nothing is wished for, and every box lies in the image."""
         rules, width, height = self.rules, regular.width, regular.height
-        if self.devkit(regular.database) or rules.categories is not None or rules.difficult != "keep" or rules.masks:
+        if self.devkit(regular.database) or rules.difficult != "keep" or rules.masks:
+            return False
+        if rules.categories is not None and not rules.categories.issuperset(regular.labels):
             return False
         for left, top, right, bottom in regular.corners:
             if not (0 <= left < right <= width and 0 <= top < bottom <= height):

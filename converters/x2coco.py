@@ -15,18 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from converters import x2coco_compat as compat
-from converters.cityscapes import read_frame
-from converters.cityscapes_labels import chosen_labels
-from converters.cityscapes_layout import Frame
 from converters.coco import Coco, merge_coco, to_coco, write_coco
+from converters.collection import paused_collection
 from converters.errors import DatasetError
-from converters.labelme import read_labelme
 from converters.pictures import IMAGE_SUFFIXES
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import read_list
 from converters.summary import log_lines, printable
 from converters.voc import read_voc
-from converters.widerface import read_widerface
 
 _TYPES = ("voc", "widerface", "labelme", "cityscape")
 _SPLITS = ("train", "val", "test")
@@ -70,6 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@paused_collection()
 def _run(options: argparse.Namespace) -> None:
     if options.dataset_type not in _TYPES:
         raise DatasetError(f"--dataset_type is {options.dataset_type!r}, not one of {', '.join(_TYPES)}")
@@ -116,6 +113,8 @@ def _voc(options: argparse.Namespace, log: ConversionLog) -> None:
 
 
 def _widerface(options: argparse.Namespace, log: ConversionLog) -> None:
+    from converters.widerface import read_widerface  # noqa: PLC0415 (voc does not wait for it, nor for NumPy below)
+
     _given(options, "widerface_root_dir")
     root = options.widerface_root_dir
     for split in ("train", "val"):
@@ -149,6 +148,8 @@ def _compat_polygons(options: argparse.Namespace, shares: Mapping[str, float], l
 
 
 def _right_polygons(options: argparse.Namespace, shares: Mapping[str, float], log: ConversionLog) -> None:
+    from converters.labelme import read_labelme  # noqa: PLC0415
+
     images: Path = options.image_input_dir
     if options.dataset_type == "labelme":
         records = read_labelme(options.json_input_dir, images=images, log=log)
@@ -165,6 +166,10 @@ def _right_polygons(options: argparse.Namespace, shares: Mapping[str, float], lo
 
 def _flat_cityscapes(annotations: Path, images: Path, log: ConversionLog) -> Iterator[ImageRecord]:
     """Cityscapes polygons in one folder, each named like its image, as PaddleDetection's documents have it."""
+    from converters.cityscapes import read_frame  # noqa: PLC0415
+    from converters.cityscapes_labels import chosen_labels  # noqa: PLC0415
+    from converters.cityscapes_layout import Frame  # noqa: PLC0415
+
     wanted = [label.name for label in chosen_labels("all")]
     for image in sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES):
         polygons = annotations / f"{image.stem}.json"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from PIL import Image, ImageDraw
 
 from converters.coco import Coco
 from converters.errors import AnnotationError, DatasetError
@@ -185,6 +184,8 @@ def _annotation(points: Any, kind: str, size: tuple[int, int]) -> dict[str, Any]
 
 def _painted(points: Any, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Bounds of the pixels that Pillow paints for a polygon, the last one exclusive."""
+    from PIL import Image, ImageDraw  # noqa: PLC0415 (voc does not wait for it)
+
     mask = Image.new("1", size)
     ImageDraw.Draw(mask).polygon([tuple(point) for point in points], outline=1, fill=1)
     bounds = mask.getbbox()
