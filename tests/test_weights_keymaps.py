@@ -234,6 +234,18 @@ def _old_name(key: str) -> str:
     return key
 
 
+def test_a_pyramid_does_not_slip_by_a_level() -> None:
+    """An R-CNN's pyramid begins at P2, a RetinaNet's at P3; their output convolutions have one shape."""
+    file = Checkpoint(Path("faster.pth"), "torch-zip", model_on_meta(FASTER, 3))
+    plan = plan_load(model_on_meta(RETINANET, 3), DETECTORS[RETINANET], "abc", file)
+
+    assert plan.coverage.backbone == 1.0
+    assert {t.action for t in plan.tensors if ".fpn." in t.key} == {"skipped"}
+    assert {t.reason.partition(":")[0] for t in plan.tensors if "layer_blocks" in t.key and t.reason} == {
+        "another level"
+    }
+
+
 def test_rules_know_the_maps_by_name() -> None:
     assert set(get_args(KeyMapName)) == {"auto", *KEY_MAPS}
 

@@ -83,7 +83,7 @@ def plan_load(
     known, notes = _known_classes(checkpoint, key_map, class_counts(offers, target), len(target.classes))
     match = _Classes(target.classes, known, rules.classes == "keep")
     held = excluded(rules, detector, list(target.shapes))
-    tensors = tuple(_planned(key, target, offers.get(key), held.get(key), match) for key in target.shapes)
+    tensors = _same_levels([_planned(key, target, offers.get(key), held.get(key), match) for key in target.shapes])
     problems = _problems(tensors, held, rules, names) + contract_problems(model, checkpoint, key_map)
     if problems and not rules.force:
         raise WeightsError(f"{checkpoint.path.name} does not fit {detector.name}: {'; '.join(problems)}", _FORCE)
@@ -201,6 +201,27 @@ def _no_rows(kept: PlannedTensor, offer: Offer, match: _Classes) -> str:
     if match.checkpoint is None:
         return _shapes_differ(kept, offer) + ", and it does not name its classes"
     return "no shared class"
+
+
+def _same_levels(tensors: Sequence[PlannedTensor]) -> tuple[PlannedTensor, ...]:
+    """Keep a pyramid's output convolutions off levels that are not theirs.
+
+    The pyramid of an R-CNN begins one level below a RetinaNet's. Its output convolutions all have one shape and would
+    slip by a level in silence; its lateral ones are as wide as the stage they read, and tell.
+    """
+    odd = {
+        tensor.key.rpartition(".")[0]
+        for tensor in tensors
+        if "fpn.inner_blocks." in tensor.key and (tensor.reason or "").startswith("shape")
+    }
+    slipped = odd | {level.replace("inner_blocks", "layer_blocks") for level in odd}
+    reason = "another level: the lateral convolution of this level has another shape in the checkpoint"
+    return tuple(
+        replace(tensor, action="skipped", reason=reason)
+        if tensor.action == "copied" and tensor.key.rpartition(".")[0] in slipped
+        else tensor
+        for tensor in tensors
+    )
 
 
 def _coverage(tensors: Sequence[PlannedTensor]) -> Coverage:
