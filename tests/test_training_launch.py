@@ -1,0 +1,176 @@
+"""Training in processes of its own: what comes back from them, and that none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_training import draw_set, initial
+from test_training_resume import assert_same_weights
+
+from models.errors import TrainingCrash, TrainingStopped
+from models.training import TrainOptions, finetune, run_training
+from models.training.journal import Line
+from models.training.sampling import StepSampler
+
+OPTIONS = TrainOptions(epochs=2, batch_size=4, log_every=1, checkpoint_every_steps=1, threads=1, devices=0)
+
+
+def child_of(launcher: int) -> int:
+    """The training process that a process started, through the launcher between them."""
+    task = Path(f"/proc/{launcher}/task/{launcher}/children")
+    return int(task.read_text().split()[0])
+
+
+def my_child() -> int:
+    """The training process of the run_training that this process is in."""
+    launchers = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    (launcher,) = {
+        int(pid)
+        for path in launchers
+        for pid in path.read_text().split()
+        if "torch.distributed.run" in cmdline(int(pid))
+    }
+    return child_of(launcher)
+
+
+def cmdline(pid: int) -> str:
+    """The command line of a process, empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def test_a_killed_child_is_a_crash_and_calling_again_ends_with_the_same_weights(tmp_path: Path) -> None:
+    init, train, val = (
+        initial(tmp_path / "init.pt"),
+        draw_set(tmp_path / "train"),
+        draw_set(tmp_path / "val", 2, seed=1),
+    )
+
+    def kill_at_two(line: Line) -> None:
+        if line["event"] == "step" and line["step"] == 2:
+            os.kill(my_child(), signal.SIGKILL)
+
+    with pytest.raises(TrainingCrash, match=r"ended by SIGKILL. Perhaps memory ran out"):
+        run_training(init, train, val, OPTIONS, tmp_path / "run", on_line=kill_at_two)
+    lines: list[Line] = []
+    summary = run_training(init, train, val, OPTIONS, tmp_path / "run", on_line=lines.append)
+
+    whole = finetune(init, train, val, OPTIONS, tmp_path / "whole")
+    assert_same_weights(summary.last, whole.last)
+    assert lines[0]["event"] == "resume"
+    assert run_training(init, train, val, OPTIONS, tmp_path / "run") == summary
+
+
+def test_a_child_told_to_stop_checkpoints_and_says_so(tmp_path: Path) -> None:
+    init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
+    options = OPTIONS.model_copy(update={"epochs": 500, "checkpoint_every_steps": 10_000})
+
+    def stop_at_two(line: Line) -> None:
+        if line["event"] == "step" and line["step"] == 2:
+            os.kill(my_child(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped, match=r"stopped at step \d+ of 1000"):
+        run_training(init, train, None, options, tmp_path / "run", on_line=stop_at_two)
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_users_error_in_the_child_is_the_same_error_here(tmp_path: Path) -> None:
+    train = draw_set(tmp_path / "train", 2)
+
+    with pytest.raises(ValueError, match=r"freeze 'backbne' is not known"):
+        run_training(
+            initial(tmp_path / "init.pt"),
+            train,
+            None,
+            OPTIONS.model_copy(update={"freeze": "backbne"}),
+            tmp_path / "run",
+        )
+
+
+@pytest.mark.slow
+def test_an_error_while_listening_ends_the_child(tmp_path: Path) -> None:
+    train, pids = draw_set(tmp_path / "train"), []
+
+    def interrupted(line: Line) -> None:
+        if line["event"] == "step":
+            pids.append(my_child())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(
+            initial(tmp_path / "init.pt"), train, None, OPTIONS.model_copy(update={"epochs": 500}), tmp_path / "run",
+            on_line=interrupted,
+        )  # fmt: skip
+    assert "models.training.child" not in cmdline(pids[0])
+
+
+PARENT = """
+import os, signal, sys
+from pathlib import Path
+from models.training import DetectionData, TrainOptions, run_training
+from test_training_launch import my_child
+folder = Path(sys.argv[1])
+def die(line):
+    if line["event"] == "step":
+        print(my_child(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+run_training(folder / "init.pt", DetectionData(folder / "train/coco.json", folder / "train/images"), None,
+             TrainOptions(epochs=500, batch_size=4, log_every=1, threads=1, devices=0), folder / "run", on_line=die)
+"""
+
+
+def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    initial(tmp_path / "init.pt")
+    draw_set(tmp_path / "train")
+    environ: dict[str, Any] = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+
+    parent = subprocess.run(
+        [sys.executable, "-c", PARENT, str(tmp_path)], capture_output=True, text=True, env=environ, check=False
+    )
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
+    child = int(parent.stdout)
+    try:
+        watch = os.pidfd_open(child)
+        assert select.select([watch], [], [], 20)[0], "the child still runs"
+    except ProcessLookupError:
+        pass
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ssdlite320_mobilenet_v3_large", pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow)],
+)
+def test_two_processes_train_and_evaluate_together(tmp_path: Path, name: str) -> None:
+    small = {} if name.startswith("ssdlite") else {"min_size": 96, "max_size": 128, "rois_per_image": 32}
+    init, train = initial(tmp_path / "init.pt", name, **small), draw_set(tmp_path / "train")
+    val = draw_set(tmp_path / "val", 3, seed=1)
+    options = OPTIONS.model_copy(update={"devices": 2, "batch_size": 2})
+    lines: list[Line] = []
+
+    summary = run_training(init, train, val, options, tmp_path / "run", on_line=lines.append)
+
+    assert (lines[0]["processes"], summary.steps) == (2, 4)
+    assert "x 2 processes" in lines[0]["derivations"]["learning_rate"]
+    alone = finetune(init, train, val, OPTIONS, tmp_path / "alone")
+    assert summary.metrics.keys() == alone.metrics.keys()
+
+
+def test_two_processes_see_every_image_once(tmp_path: Path) -> None:
+    groups = torch.tensor([0, 1, 0, 1, 1, 0, 0, 0, 1, 0, 1])
+    ranks = [StepSampler(groups, 2, seed=3, start=0, stop=3, rank=rank, world=2) for rank in (0, 1)]
+
+    seen = [index for sampler in ranks for step in sampler for _, index in step]
+
+    assert len(seen) == 12
+    assert set(seen) == set(range(11))
