@@ -641,7 +641,7 @@ def nested(depth: int, opener: bytes, closer: bytes) -> bytes:
 
 
 BOMBS = {
-    "opcodes": b"\x80\x02" + b"N0" * 3000 + b"}.",
+    "opcodes": pickle.dumps({"w": np.ones(2)}, 2).replace(b"\x80\x02", b"\x80\x02" + b"N0" * 3000, 1),
     "a nest as a key": b"\x80\x02})" + b"\x85" * 1000 + b"K\x01s.",
     "a key that doubles": b"\x80\x02})" + b"q\x00h\x00\x86" * 64 + b"K\x01s.",
     "a memo of 4 billion": b"\x80\x02}r\xff\xff\xff\xff.",
@@ -657,6 +657,9 @@ BOMBS = {
     "an old-style instance": b"\x80\x02(ios\nsystem\n.",
     "a stack global of numbers": b"\x80\x04K\x01K\x02\x93.",
     "a call without a function": b"\x80\x02K\x01)R.",
+    "an array of 16 GB without a byte": pickle.dumps({"w": np.ones(0)}, 4).replace(
+        b"K\x00\x85", b"J\xff\xff\xff\x7f\x85"
+    ),
     "an array with too few bytes": pickle.dumps({"w": np.ones(4)}, 4).replace(b"K\x04", b"K\x7f"),
 }
 
