@@ -121,7 +121,7 @@ def _tell_outcome(outcome: Any) -> None:
         *(f"{outcome.metrics[m]:.3f}" if m in outcome.metrics else "-" for m in ("AP", "AP50", "AP75", "AR100"))
     )
     out.print(table)
-    out.print(f"checkpoint  {outcome.checkpoint}", soft_wrap=True)
+    out.print(f"checkpoint  {outcome.folder / 'best.pt'}", soft_wrap=True)
     out.print(f"report      {outcome.report}", soft_wrap=True)
 
 
@@ -191,6 +191,26 @@ def demo(
 
 
 @app.command()
+def runs(
+    workspace: Annotated[Path, typer.Argument(help="The workspace of the recipes.")] = Path(".annotune"),
+) -> None:
+    """List finished runs: metrics, and where their configurations differ."""
+    from flows.runs import differences, list_runs
+
+    found = list_runs(workspace)
+    if not found:
+        raise ValueError(f"{workspace}: no finished runs there. Give the workspace of your recipe")
+    table = Table(box=SIMPLE)
+    keys = differences(found)
+    for column in ("run", "AP", "AP50", *keys):
+        table.add_column(column, overflow="fold")
+    for run in found:
+        scores = ("-" if run.metrics[m] is None else f"{run.metrics[m]:.3f}" for m in ("AP", "AP50"))
+        table.add_row(run.name, *scores, *(escape(str(run.config.get(key, "-"))) for key in keys))
+    out.print(table)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(help="A detector: list the checkpoints published for it.")] = None,
 ) -> None:
@@ -199,8 +219,8 @@ def models(
 
     if name:
         for weights in get_detector(name).pretrained:
-            scores = f"box AP {weights.box_ap}" + (f", mask AP {weights.mask_ap}" if weights.mask_ap else "")
-            out.print(f"{weights.source}  {scores}", soft_wrap=True)
+            published = f"box AP {weights.box_ap}" + (f", mask AP {weights.mask_ap}" if weights.mask_ap else "")
+            out.print(f"{weights.source}  {published}", soft_wrap=True)
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("detector", no_wrap=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
+from flows.runs import publish
 from tasks.as_task import as_task
 from tasks.stage import Stage
 from tasks.store import Product
@@ -26,9 +27,18 @@ class Outcome(BaseModel):
     name: str
     metrics: dict[str, float]  # COCO box metrics, 0..1
     reused: tuple[str, ...]  # stages whose results were there already
-    checkpoint: Path
-    report: Path
+    folder: Path  # best.pt, report.html, metrics.json and the rest under the run's name
     products: dict[str, Product]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best checkpoint, in the store."""
+        return self.products["train"].path / "best.pt"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / "report.html"
 
 
 @flow(name="finetune", flow_run_name="{config.name}")
@@ -46,12 +56,12 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
     reused: list[str] = []
     results = dict(chain(config, as_tasks(config.workspace, reused), baseline, baseline_title))
     products = {name: result for name, result in results.items() if isinstance(result, Product)}
+    folder = publish(config.workspace, config.name, config.as_yaml(), products)
     outcome = Outcome(
         name=config.name,
+        folder=folder,
         metrics=box_metrics(products["evaluate"]),
         reused=tuple(reused),
-        checkpoint=products["train"].path / "best.pt",
-        report=products["report"].path / "report.html",
         products=products,
     )
     say(f"report: {outcome.report}")

@@ -90,7 +90,7 @@ def _source_files(module: str) -> set[Path]:
         for path in reached.values()
         for pattern in ("*", "templates/*")
         for file in path.parent.glob(pattern)
-        if file.suffix in (".j2", ".css", ".js")
+        if file.suffix in (".j2", ".html", ".css", ".js")
     }
     return data | set(reached.values())
 

@@ -1,0 +1,95 @@
+"""Runs as people look for them: a folder by name, and a table of what differs between them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from tasks.store import Product
+
+FILES = {
+    "train": ("best.pt", "last.pt", "metrics.jsonl", "environment.json"),
+    "evaluate": ("metrics.json", "detections.json"),
+    "adapt": ("plan.json",),
+    "check": ("problems.html",),
+    "report": ("report.html",),
+}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run under its name."""
+
+    name: str
+    path: Path
+    metrics: Mapping[str, float | None]  # COCO box metrics, 0..1
+    config: Mapping[str, Any]  # dotted key -> value
+
+
+def publish(workspace: Path, name: str, config: str, products: Mapping[str, Product]) -> Path:
+    """Put what a person wants of a run into ``<workspace>/runs/<name>``; the run before under that name is replaced.
+
+    The files are hard links to the store's where the file system can, so they cost nothing.
+
+    Args:
+        workspace: the run's workspace.
+        name: of the run.
+        config: its resolved configuration, as YAML.
+        products: the run's products by stage.
+    """
+    folder = workspace / "runs" / name
+    part, old = folder.with_name(f".{name}.{os.getpid()}.part"), folder.with_name(f".{name}.{os.getpid()}.old")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    (part / "config.yaml").write_text(config)
+    for stage, names in FILES.items():
+        for file in names:
+            if products[stage].has(file):
+                _link(products[stage].path / file, part / file)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def list_runs(workspace: Path) -> list[RunFolder]:
+    """All published runs of a workspace, by name."""
+    return [
+        RunFolder(
+            name=path.name,
+            path=path,
+            metrics=orjson.loads((path / "metrics.json").read_bytes())["bbox"],
+            config=_flat(yaml.safe_load((path / "config.yaml").read_text())),
+        )
+        for path in sorted((workspace / "runs").glob("[!.]*"))
+        if (path / "metrics.json").is_file() and (path / "config.yaml").is_file()
+    ]
+
+
+def differences(runs: list[RunFolder]) -> list[str]:
+    """Dotted configuration keys, apart from the name, whose values are not the same in all runs."""
+    keys = sorted({key for run in runs for key in run.config} - {"name"})
+    return [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

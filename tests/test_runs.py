@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import orjson
+
+from flows.runs import differences, list_runs, publish
+from tasks.store import Product, make_product
+
+
+def products(workspace: Path, ap: float) -> dict[str, Product]:
+    def fill(stage: str, folder: Path) -> None:
+        files = {
+            "train": {"best.pt": b"weights", "metrics.jsonl": b"{}\n"},
+            "evaluate": {"metrics.json": orjson.dumps({"bbox": {"AP": ap}})},
+            "report": {"report.html": b"<p>"},
+        }
+        for name, content in files.get(stage, {"other": b""}).items():
+            (folder / name).write_bytes(content)
+
+    return {
+        stage: make_product(workspace, stage, f"{ap}" * 24, lambda folder, stage=stage: fill(stage, folder))
+        for stage in ("train", "evaluate", "adapt", "check", "report")
+    }
+
+
+def test_a_run_is_found_under_its_name(tmp_path: Path) -> None:
+    publish(tmp_path, "one", "name: one\ntrain: {epochs: 3}\n", products(tmp_path, 0.25))
+
+    (run,) = list_runs(tmp_path)
+
+    assert (run.name, run.metrics["AP"], run.config["train.epochs"]) == ("one", 0.25, 3)
+    assert (run.path / "best.pt").read_bytes() == b"weights"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["one"]
+
+
+def test_a_later_run_of_that_name_replaces_it(tmp_path: Path) -> None:
+    for ap in (0.25, 0.5):
+        publish(tmp_path, "one", "name: one\n", products(tmp_path, ap))
+
+    assert [run.metrics["AP"] for run in list_runs(tmp_path)] == [0.5]
+
+
+def test_only_what_differs_is_compared(tmp_path: Path) -> None:
+    publish(tmp_path, "one", "name: one\ntrain: {epochs: 3, seed: 0}\n", products(tmp_path, 0.25))
+    publish(tmp_path, "two", "name: two\ntrain: {epochs: 5, seed: 0}\nweights: {source: x}\n", products(tmp_path, 0.5))
+
+    assert differences(list_runs(tmp_path)) == ["train.epochs", "weights.source"]
