@@ -18,7 +18,7 @@ from converters.cityscapes_layout import Frame, find_frames, find_image_root
 from converters.errors import AnnotationError, DatasetError
 from converters.geometry import MAX_COORDINATE
 from converters.json_files import read_bytes, read_json
-from converters.masks import encode_instances, rle_area, rle_box
+from converters.masks import encode_instances, rle_areas, rle_boxes
 from converters.pictures import picture_size
 from converters.records import ConversionLog, ImageRecord, Instance
 from converters.splits import take_shard
@@ -139,9 +139,11 @@ def _sources(frame: Frame, source: Source) -> tuple[str | None, str | None]:
 def _instances(ids: NDArray[Any], wanted: Collection[str]) -> Iterator[Instance]:
     """The instances in the order of their ids: the crowds before the instances."""
     values = _values(frozenset(BY_NAME[name].number for name in wanted))
-    for value, rle in encode_instances(ids, values).items():
+    rles = encode_instances(ids, values)
+    measures = zip(rles.items(), rle_boxes(list(rles.values())), rle_areas(list(rles.values())), strict=True)
+    for (value, rle), box, area in measures:
         label = BY_NUMBER[value if value < 1000 else value // 1000]
-        yield Instance(label.name, rle_box(rle), rle, float(rle_area(rle)), iscrowd=value < 1000)
+        yield Instance(label.name, box, rle, float(area), iscrowd=value < 1000)
 
 
 @lru_cache(maxsize=8)

@@ -101,13 +101,24 @@ def unite(rles: Sequence[Rle]) -> Rle:
 
 def rle_area(rle: Rle) -> int:
     """Return the number of object pixels."""
-    return int(coco_mask.area(_as_bytes(rle)))  # type: ignore[no-untyped-call]
+    return rle_areas([rle])[0]
+
+
+def rle_areas(rles: Sequence[Rle]) -> list[int]:
+    """Return the number of object pixels of each mask."""
+    areas = coco_mask.area([_as_bytes(rle) for rle in rles])  # type: ignore[no-untyped-call]
+    return [int(area) for area in areas]
 
 
 def rle_box(rle: Rle) -> Box:
     """Return the smallest box around the object's pixels, ``(0, 0, 0, 0)`` of an empty mask."""
-    x, y, width, height = coco_mask.toBbox(_as_bytes(rle)).tolist()  # type: ignore[no-untyped-call]
-    return x, y, x + width, y + height
+    return rle_boxes([rle])[0]
+
+
+def rle_boxes(rles: Sequence[Rle]) -> list[Box]:
+    """Return the smallest box around the pixels of each object."""
+    boxes = coco_mask.toBbox([_as_bytes(rle) for rle in rles])  # type: ignore[no-untyped-call]
+    return [(x, y, x + width, y + height) for x, y, width, height in boxes.reshape(-1, 4).tolist()]
 
 
 def check_size(width: int, height: int) -> None:
