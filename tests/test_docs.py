@@ -118,3 +118,28 @@ def test_the_house_of_the_readme_stands() -> None:
         assert (ROOT / folder).is_dir()
     for package in ("converters", "models", "tasks", "flows"):
         assert f"\n{package}/ " in text
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.environ.get("ANNOTUNE_DATA")
+    if not data:
+        pytest.skip("ANNOTUNE_DATA is not set")
+    (tmp_path / "BCCD").symlink_to(Path(data) / "voc_bccd")
+    monkeypatch.chdir(tmp_path)
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+    assert len(blocks) > 0
+    assert (tmp_path / "train.json").stat().st_size > 0
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(block.replace("configs/", f"{ROOT}/configs/"))
+
+    config, _ = load_config(recipe)
+
+    assert (config.source.format, config.detector.name) == ("voc", "fasterrcnn_resnet50_fpn")
