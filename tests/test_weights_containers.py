@@ -726,7 +726,10 @@ def test_links_twins_and_bombs_in_archives_are_refused(tmp_path: Path) -> None:
         archive.writestr("net.pth", b"\0" * (80 << 20))
     with (tmp_path / "bomb.npz").open("wb") as file:
         np.savez_compressed(file, w=np.zeros(10 << 20))
+    with tarfile.open(tmp_path / "bomb.tgz", "w:gz") as tar:
+        add(tar, "net.pth", b"\0" * (80 << 20))
     for name, words in {
+        "bomb.tgz": "200 times its size",
         "link.tar": "'w' is a link",
         "twins.tar": "two variables are called 'w'",
         "two.tar": "several checkpoints: a.pth, b.pth",

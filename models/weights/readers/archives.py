@@ -26,7 +26,10 @@ def read_tar(path: Path, read: Callable[[Path], Opened]) -> Opened:
     """Read a tar file: of one checkpoint, which ``read`` reads, or of Paddle 1.x variables."""
     with tarfile.open(path, "r:*") as tar:
         members: list[Member] = []
+        unpacked = 0
         for info in tar:
+            # Before the member itself is unpacked, which going on to the next one does.
+            refuse_bomb(path, unpacked := unpacked + info.size)
             if info.isdir():
                 continue
             if not info.isreg():
@@ -43,6 +46,7 @@ def read_zip(path: Path, read: Callable[[Path], Opened]) -> Opened:
             for info in archive.infolist()
             if not info.is_dir()
         ]
+        refuse_bomb(path, sum(size for _, size, _ in members))
         return _read_members(path, members, read, "paddle-lod-zip")
 
 
@@ -51,11 +55,10 @@ def _read_members(path: Path, members: list[Member], read: Callable[[Path], Open
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or "\0" in name:
             raise WeightsError(f"{path}: its member {name!r} would be written outside of the folder", "Do not use it")
-    refuse_bomb(path, sum(size for _, size, _ in members))
-    plain = sorted(member for member in members if not PurePosixPath(member[0]).name.startswith((".", _BOOKKEEPING)))
+    plain = [member for member in members if not PurePosixPath(member[0]).name.startswith((".", _BOOKKEEPING))]
     checkpoints = [member for member in plain if member[0].lower().endswith(_CHECKPOINTS)]
     if len(checkpoints) > 1:
-        names = ", ".join(name for name, _, _ in checkpoints[:8])
+        names = ", ".join(sorted(name for name, _, _ in checkpoints)[:8])
         raise WeightsError(f"{path}: holds several checkpoints: {names}", "Unpack it and name one")
     if checkpoints:
         return _unpacked(path, checkpoints[0], read)
@@ -66,21 +69,18 @@ def _variables(path: Path, members: list[Member], container: str) -> Opened:
     tensors: dict[str, Any] = {}
     ignored: list[str] = []
     for name, size, opener in members:
-        with opener() as file:
-            head = file.read(20)
-        if not looks_like_lod(head):
-            ignored.append(name)
-            continue
         key = PurePosixPath(name).name
-        if key in tensors:
-            raise WeightsError(
-                f"{path}: two variables are called {key!r}", "Unpack it and name the folder of one model"
-            )
+        # In the archive's order and without going back: a compressed archive would be unpacked anew each time.
         with opener() as file, damage_named(path, f"Paddle archive (its member {name})"):
-            tensors[key] = read_lod(file, size)  # type: ignore[arg-type]
+            if not looks_like_lod(file.peek(20)[:20]):  # type: ignore[attr-defined]
+                ignored.append(name)
+            elif key in tensors:
+                raise WeightsError(f"{path}: two variables are called {key!r}", "Unpack it, name one model's folder")
+            else:
+                tensors[key] = read_lod(file, size)  # type: ignore[arg-type]
     if not tensors:
         raise WeightsError(f"{path}: an archive without a checkpoint or Paddle 1.x variables in it")
-    return Opened(container, tensors, {"ignored": ignored} if ignored else {})
+    return Opened(container, dict(sorted(tensors.items())), {"ignored": sorted(ignored)} if ignored else {})
 
 
 def _unpacked(path: Path, member: Member, read: Callable[[Path], Opened]) -> Opened:
