@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
@@ -147,3 +149,37 @@ def trained(name: str, steps: int, objects: int, images: int = 2) -> tuple[nn.Mo
         optimizer.step()
         history.append(loss.item())
     return model, history
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", NAMES)
+def test_four_images_are_learned_by_heart(name: str) -> None:
+    model, _ = trained(name, steps=400, objects=3, images=4)
+    scenes = [scene(10 + index, 3) for index in range(4)]
+    with torch.inference_mode():
+        found = model.eval()([image for image, _ in scenes])
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": k} for k in range(4)],
+        "categories": [{"id": label} for label in (1, 2, 3)],
+        "annotations": [
+            {"id": 10 * k + n + 1, "image_id": k, "category_id": label, "bbox": xywh(box), "area": 1000, "iscrowd": 0}
+            for k, (_, target) in enumerate(scenes)
+            for n, (box, label) in enumerate(zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True))
+        ],
+    }
+    truth.createIndex()
+    results = [
+        {"image_id": k, "category_id": label, "bbox": xywh(box), "score": score}
+        for k, one in enumerate(found)
+        for box, label, score in zip(*(one[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
+    ]
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[1] > 0.9
+
+
+def xywh(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]

@@ -95,3 +95,15 @@ def test_kmeans_finds_the_sizes_that_are_there() -> None:
 def test_kmeans_needs_boxes_enough() -> None:
     with pytest.raises(ValueError, match="9 anchors from 1 boxes of different sizes"):
         kmeans_anchors(np.array([[3.0, 4.0], [3.0, 4.0], [0.0, 5.0]]))
+
+
+def test_the_first_class_row_is_label_1() -> None:
+    torch.manual_seed(0)
+    model = build_detector(DetectorOptions(name="yolov3_mobilenet_v3", min_size=64, max_size=64), 4).eval()
+    with torch.no_grad():
+        for layer in model.yolo_output:
+            layer.weight.zero_()
+            layer.bias.view(3, 8)[:] = torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0, -9.0, 3.0, -9.0])  # object, second class
+    (found,) = model([torch.rand(3, 64, 64)])
+    assert set(found["labels"].tolist()) == {2}
+    torch.testing.assert_close(found["scores"], torch.full_like(found["scores"], torch.tensor(3.0).sigmoid() ** 2))
