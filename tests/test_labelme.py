@@ -587,6 +587,7 @@ def test_what_is_no_file_is_no_annotation(tmp_path):
 
     assert len(read(tmp_path, log=log)) == 1
     assert sorted(Path(error.file).name for error in log.bad_files) == ["pipe.json", "self.json"]
+    assert sum("not a file" in str(error) for error in log.bad_files) == 1
 
 
 def test_a_name_that_is_not_utf8(tmp_path):
