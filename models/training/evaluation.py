@@ -21,6 +21,8 @@ from models.training.scores import (
     Result,
     accumulate,
     complete_truth,
+    curves_of,
+    hotcoco_evaluation,
     per_class,
     pick_engine,
     precision_recall,
@@ -81,16 +83,17 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
         options: engine and thresholds.
     """
     engine = pick_engine(options.engine)
-    curves = accumulate(truth, results, "bbox", engine)
+    evaluation = hotcoco_evaluation(truth, results, "bbox") if engine == "hotcoco" else None
+    curves = curves_of(evaluation) if evaluation is not None else accumulate(truth, results, "bbox", engine)
     metrics: dict[str, Any] = {"bbox": summary(curves)}
     if masks and has_outlines(truth):
         metrics["segm"] = summary(accumulate(truth, results, "segm", engine))
     metrics["per_class"] = per_class(curves, truth, results)
     metrics["curves"] = precision_recall(curves, truth)
     metrics["images"] = len(truth["images"])
-    if engine == "hotcoco":
-        metrics["confusion"] = confusion(truth, results, options.confusion_score)
-        metrics["errors"] = error_kinds(truth, results, "bbox")
+    if evaluation is not None:
+        metrics["confusion"] = confusion(evaluation, options.confusion_score)
+        metrics["errors"] = error_kinds(evaluation)
         metrics |= image_mistakes(truth, results, options.confusion_score, options.worst)
     return metrics
 

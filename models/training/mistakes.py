@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.training.scores import Kind, Result, hotcoco_evaluation
+from models.training.scores import Result, hotcoco_evaluation
 
 KINDS = {
     "Cls": "class",
@@ -16,24 +16,20 @@ KINDS = {
 }
 
 
-def confusion(truth: dict[str, Any], results: list[Result], min_score: float) -> dict[str, Any]:
+def confusion(evaluation: Any, min_score: float) -> dict[str, Any]:
     """Rows: what is there; columns: what was found, at IoU 0.5; the last of both is the background.
 
     Args:
-        truth: from :func:`models.training.scores.complete_truth`.
-        results: detections.
+        evaluation: from :func:`models.training.scores.hotcoco_evaluation`.
         min_score: least score of a detection that counts.
     """
-    import hotcoco  # noqa: PLC0415 - the fast engine is optional
-
-    coco = hotcoco.COCO(truth)
-    found = hotcoco.COCOeval(coco, coco.loadRes(results), "bbox").confusion_matrix(min_score=min_score)
+    found = evaluation.confusion_matrix(min_score=min_score)
     return {"labels": [*found["cat_names"], "background"], "matrix": found["matrix"].astype(int).tolist()}
 
 
-def error_kinds(truth: dict[str, Any], results: list[Result], kind: Kind) -> dict[str, dict[str, float]]:
+def error_kinds(evaluation: Any) -> dict[str, dict[str, float]]:
     """How often each of TIDE's kinds of error happens, and what AP50 would gain without it (Bolya et al. 2020)."""
-    found = hotcoco_evaluation(truth, results, kind).tide_errors()
+    found = evaluation.tide_errors()
     return {
         name: {"count": int(found["counts"][key]), "AP50_gain": float(found["delta_ap"][key])}
         for key, name in KINDS.items()

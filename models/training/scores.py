@@ -70,19 +70,23 @@ def accumulate(truth: dict[str, Any], results: list[Result], kind: Kind, engine:
         kind: boxes or masks.
         engine: who computes it; the numbers are the same.
     """
+    if pick_engine(engine) == "hotcoco":
+        return curves_of(hotcoco_evaluation(truth, results, kind))
     if not results or not truth["annotations"]:
         return _nothing_found(truth)
-    if pick_engine(engine) == "hotcoco":
-        evaluation = hotcoco_evaluation(truth, results, kind)
-    else:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO()
-            coco.dataset = truth
-            coco.createIndex()
-            # loadRes writes into the detections it is given
-            evaluation = COCOeval(coco, coco.loadRes([dict(result) for result in results]), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        # loadRes writes into the detections it is given
+        evaluation = COCOeval(coco, coco.loadRes([dict(result) for result in results]), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return curves_of(evaluation)
+
+
+def curves_of(evaluation: Any) -> Curves:
+    """The curves of either engine's ``COCOeval``, once it has accumulated."""
     found = evaluation.eval
     return Curves(np.asarray(found["precision"]), np.asarray(found["recall"]), np.asarray(found["scores"]))
 
