@@ -103,8 +103,6 @@ class ImageFinder:
                 yield from (posixpath.join(relative, name) for name in sorted(names))
 
     def _exactly(self, parent: str, said: str) -> str | None:
-        if said.startswith("/") or said[1:2] == ":":
-            return None
         for base in (parent, str(self.root)):
             folder = self._relative(os.path.join(base, posixpath.dirname(said)))  # noqa: PTH118 (hot)
             if folder is not None and (found := self._look(folder, posixpath.basename(said), "")) is not None:

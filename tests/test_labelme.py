@@ -124,7 +124,7 @@ def test_a_bitmap_with_a_hole_keeps_it(tmp_path):
 @pytest.mark.parametrize(
     ("points", "box"),
     [
-        ([[10.4, 20.6], [15.4, 26.6]], (10, 21, 16, 28)),  # fractional bounds: the bitmap's own extent
+        ([[10.4, 20.6], [15.4, 26.4]], (10, 21, 16, 28)),  # fractional bounds: the bitmap's own extent
         ([[10, 20], [12, 22]], (10, 20, 13, 23)),  # whole ones crop it
         ([[-2, -3], [3, 3]], (0, 0, 4, 4)),
         ([[97, 78], [102, 84]], (97, 78, 100, 80)),
@@ -334,6 +334,8 @@ def test_images_without_a_file_are_negatives_on_request(tmp_path):
         ("gone", "ann/b.jpg"),
         ("../../../../etc/passwd", "ann/b.jpg"),
         ("/etc/passwd", "ann/b.jpg"),
+        ("../../etc/outside.jpg", "ann/outside.jpg"),  # it is there, but not in the image root
+        ("..\\..\\etc\\outside.jpg", "ann/outside.jpg"),
         ("..", "ann/b.jpg"),
         ("a\nb.jpg", "ann/b.jpg"),
         ("", "ann/b.jpg"),
@@ -346,9 +348,17 @@ def test_the_image_is_found_and_never_outside_the_root(tmp_path, image_path, exp
     write(root, name="ann/b.json", image_path=image_path)
     save_image(root / "images/p.jpg")
     save_image(root / "photo.png")
-    save_image(tmp_path / "etc/passwd.jpg")
+    save_image(tmp_path / "etc/outside.jpg")
 
     assert [r.file_name for r in read(root)] == [expected]
+
+
+def test_an_absolute_path_counts_inside_the_root_only(tmp_path):
+    root = tmp_path / "set"
+    for folder, expected in ((root / "far/away", "far/away/p.jpg"), (tmp_path / "else", "ann/p.jpg")):
+        save_image(folder / "p.jpg")
+        write(root, name="ann/b.json", image_path=f"{folder}/p.jpg")
+        assert [r.file_name for r in read(root)] == [expected]
 
 
 def test_the_image_beside_the_file_wins(tmp_path):
