@@ -21,7 +21,7 @@ from converters.labelme_shapes import cover
 from converters.masks import encode_mask
 
 SIZE = (60, 50)
-XY = st.floats(-70, 120, allow_nan=False).map(lambda v: round(v, 2))
+XY = st.floats(-70, 120, allow_nan=False).map(lambda v: round(v, 2)) | st.integers(-70, 120)
 POINT = st.tuples(XY, XY)
 SHAPES = st.one_of(
     st.tuples(st.just("circle"), st.lists(POINT, min_size=2, max_size=2)),
