@@ -53,6 +53,11 @@ def main() -> None:
         if type(error).__module__.split(".")[0] not in ("models", "tasks", "flows"):
             raise
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("flows", "tasks", "models", "converters"):
+            raise
+        remedy = "The pipeline needs more than the converters: pip install 'annotune[pipeline]'"
+        _fail(f"{error.name} is not installed. {remedy}", 1)
     except KeyboardInterrupt:
         _fail("stopped. Run the same command again to go on where it was", 130)
 
