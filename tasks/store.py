@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MANIFEST = "manifest.json"
 
@@ -43,9 +43,9 @@ class Product(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    stage: str
-    path: Path
-    digest: str  # over the names and hashes of its files
+    stage: str = Field(description="Stage that made it")
+    path: Path = Field(description="Its folder in a workspace's store")
+    digest: str = Field(description="SHA-256 over the names and hashes of its files")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Product:
