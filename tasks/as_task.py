@@ -58,6 +58,7 @@ POLICIES = {
     "look": Policy((1, 5)),
     "convert": Policy((1, 5)),
     "check": Policy(()),  # bad data does not heal
+    "holdout": Policy((1, 5)),
     "fetch": Policy((2, 4, 8, 16)),
     "adapt": Policy((1, 5)),
     "train": Policy((2, 10, 30)),

@@ -1,0 +1,194 @@
+"""The retrain flow: where the data changed, a challenger is trained from the champion and has to be better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import orjson
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.states import Completed
+from pydantic import BaseModel
+
+from converters.fingerprint import Fingerprint
+from flows.chain import Runner
+from flows.config import FinetuneConfig
+from flows.finetune import as_tasks, box_metrics, say
+from flows.parts import Dataset, dataset
+from flows.promotion import Decision, PromotionRules, Scores, decide, read_scores
+from flows.registry import Entry, Registry, Version
+from tasks.adapt import adapt
+from tasks.check import classes_of
+from tasks.evaluate import evaluate
+from tasks.fetch import WeightsOptions, fetch
+from tasks.holdout import holdout, validation_names
+from tasks.keys import content_key
+from tasks.look import look
+from tasks.report import ReportOptions, report
+from tasks.store import FileRef, Product
+from tasks.train import train
+
+DEFAULT_RULES = PromotionRules()
+
+
+class Verdict(BaseModel):
+    """What a retrain came to."""
+
+    outcome: Literal["unchanged", "promoted", "kept"]
+    champion: str  # number of the version that is champion now
+    reasons: tuple[str, ...]
+    champion_ap: float | None = None  # of the champion before, on the same split; None without one
+    challenger_ap: float | None = None
+    report: Path | None = None
+
+
+class Challenger(NamedTuple):
+    """A trained challenger with what it is judged by."""
+
+    split: Product
+    trained: Product
+    evaluated: Product
+    report: Product
+    rival: Scores | None  # the champion's scores on the same split
+
+
+@flow(name="retrain", flow_run_name="{config.name}")
+def retrain(
+    config: FinetuneConfig, registry: str, rules: PromotionRules = DEFAULT_RULES, refreeze: bool = False
+) -> State[Verdict]:
+    """Train a challenger where the data changed; it becomes champion only if it is better on the same images.
+
+    The run ends as `Unchanged`, `Promoted` or `Kept`, with the reasons as its message.
+
+    Args:
+        config: as for finetune; its weights are where the first champion starts, later ones start from the champion.
+        registry: folder or fsspec URL of the registry of models.
+        rules: what the challenger must reach.
+        refreeze: judge by the source's validation split of now, and keep that from now on.
+    """
+    book = Registry(registry)
+    run = as_tasks(config.workspace)
+    seen = run(look, config.source)
+    data = _key(config, rules, seen)
+    history, champion = book.history(), book.champion()
+    if champion and history[-1].data == data and not refreeze:
+        message = f"nothing new since {history[-1].at}; version {champion.number} stays champion"
+        return _end(book, Verdict(outcome="unchanged", champion=champion.number, reasons=(message,)))
+    found = dataset(config, run)
+    problems = _problems(found.checked)
+    for line in _worse(history[-1].problems if history else {}, problems):
+        say(f"new since last time: {line}")
+    challenger = _challenge(config, run, found, champion, book, refreeze)
+    decision = _judge(challenger, rules)
+    entry = Entry(
+        event="promoted" if decision.promote else "kept",
+        champion=champion.number if champion else "",
+        data=data,
+        reasons=decision.reasons,
+        problems=problems,
+    )
+    return _end(book, _settle(book, entry, challenger, config))
+
+
+def _key(config: FinetuneConfig, rules: PromotionRules, seen: Fingerprint) -> str:
+    """What a run would be about: the data, what is made of it and how it is judged, wherever it lies."""
+    said = config.model_dump(mode="json", exclude={"name", "workspace"}) | {"source": config.source.binding()}
+    return content_key("retrain", "flows.registry", {"config": said, "rules": rules, "seen": seen})
+
+
+def _problems(checked: Product) -> dict[str, int]:
+    rules = orjson.loads((checked.path / "problems.json").read_bytes())["rules"]
+    return {name: rule["count"] for name, rule in rules.items()}
+
+
+def _worse(before: dict[str, int], now: dict[str, int]) -> list[str]:
+    grown = {name: count - before.get(name, 0) for name, count in now.items()}
+    return [f"{more} more of {name}" for name, more in grown.items() if more > 0]
+
+
+def _challenge(
+    config: FinetuneConfig, run: Runner, data: Dataset, champion: Version | None, book: Registry, refreeze: bool
+) -> Challenger:
+    classes = classes_of(data.checked)
+    frozen = champion.validation if champion and not refreeze else ()
+    split = run(holdout, data.checked, frozen, champion.classes if champion else ())
+    start, rules = _start(config, run, champion, book)
+    adapted = run(adapt, start, rules, config.detector, classes, config.train.seed)
+    train_json, val_json = split.file("train.json"), split.file("val.json")
+    trained = run(train, adapted.file("init.pt"), train_json, val_json, data.images, config.train)
+    evaluated = run(evaluate, trained.file("best.pt"), val_json, data.images, config.evaluate)
+    before = None
+    if champion:
+        before = run(evaluate, _model(config, champion, book), split.file("known.json"), data.images, config.evaluate)
+    about = ReportOptions(title=config.name, config=config.as_yaml(), baseline="champion")
+    page = run(report, about, split, data.images, adapted, trained, evaluated, before)
+    return Challenger(split, trained, evaluated, page, read_scores(before.path / "metrics.json") if before else None)
+
+
+def _start(
+    config: FinetuneConfig, run: Runner, champion: Version | None, book: Registry
+) -> tuple[FileRef | None, WeightsOptions | None]:
+    """The weights to start from: the champion's, class rows by name, unless another detector is asked for."""
+    if champion and champion.detector == config.detector.name:
+        return _model(config, champion, book), WeightsOptions(source="champion", sha256=champion.sha256)
+    if config.weights is None:
+        return None, None
+    return run(fetch, config.weights.source, config.weights.sha256), config.weights
+
+
+def _model(config: FinetuneConfig, champion: Version, book: Registry) -> FileRef:
+    path = book.checkpoint(champion, config.workspace / "champions")
+    return FileRef(path=path, sha256=champion.sha256, size=champion.size)
+
+
+def _judge(challenger: Challenger, rules: PromotionRules) -> Decision:
+    if challenger.rival is None:
+        return Decision(True, ("the first model of this registry",))
+    return decide(challenger.rival, read_scores(challenger.evaluated.path / "metrics.json"), rules)
+
+
+def _settle(book: Registry, entry: Entry, challenger: Challenger, config: FinetuneConfig) -> Verdict:
+    """Write the decision into the registry; nothing before this line has changed it."""
+    scores = read_scores(challenger.evaluated.path / "metrics.json")
+    page = challenger.report.path / "report.html"
+    number = entry.champion
+    if entry.event == "promoted":
+        version = Version(
+            detector=config.detector.name,
+            classes=classes_of(challenger.split),
+            scores=box_metrics(challenger.evaluated),
+            validation=validation_names(challenger.split),
+            data=entry.data,
+        )
+        number = book.promote(challenger.trained.path / "best.pt", version, entry, {"report.html": page}).number
+    else:
+        book.keep(entry)
+    return Verdict(
+        outcome="promoted" if entry.event == "promoted" else "kept",
+        champion=number,
+        reasons=entry.reasons,
+        champion_ap=challenger.rival.over(scores.truths) if challenger.rival else None,
+        challenger_ap=scores.over(scores.truths),
+        report=page,
+    )
+
+
+def _end(book: Registry, verdict: Verdict) -> State[Verdict]:
+    """The state of the run, and the event and artifact that tell of it."""
+    message = "; ".join(verdict.reasons)
+    say(f"{verdict.outcome}: version {verdict.champion} is champion. {message}")
+    payload: dict[str, Any] = verdict.model_dump(mode="json", exclude={"report"})
+    name = Path(book.root).name or "registry"
+    emit_event(
+        event=f"annotune.champion.{verdict.outcome}",
+        resource={"prefect.resource.id": f"annotune.registry.{name}", "prefect.resource.name": name},
+        payload=payload,
+    )
+    if verdict.outcome != "unchanged":
+        rows = [f"| {key} | {value} |" for key, value in payload.items() if key != "reasons" and value is not None]
+        lines = [message, "", "| | |", "|---|---|", *rows]
+        create_markdown_artifact("\n".join(lines) + "\n", key="annotune-champion")
+    return Completed(name=verdict.outcome.capitalize(), message=message, data=verdict)
