@@ -11,6 +11,7 @@ import mmap
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -242,8 +243,9 @@ class _Machine:
 
 def _kept(value: Any) -> Any:
     """A large byte string, or the text that stands for one, as a buffer that tensors can share."""
-    if isinstance(value, str) and len(value) > _LARGE and value.isascii() | (max(value) <= "\xff"):
-        return bytearray(value.encode("latin-1"))
+    if isinstance(value, str) and len(value) > _LARGE:
+        with suppress(UnicodeEncodeError):
+            return bytearray(value.encode("latin-1"))
     return bytearray(value) if isinstance(value, bytes) and len(value) > _LARGE else value
 
 
