@@ -244,6 +244,17 @@ def test_no_shared_class_starts_the_head_anew() -> None:
     assert {t.reason for t in result.tensors if t.action == "skipped"} == {"no shared class"}
 
 
+def test_a_bias_goes_with_its_weight() -> None:
+    tensors = toy(2, seed=1).state_dict()
+    tensors["cls_score.weight"] = torch.zeros(3, 7)  # another width, as of another head
+    result = plan(toy(2), "a b", opened(tensors, ("a", "b")))
+    reasons = {tensor.key: tensor.reason for tensor in result.tensors if tensor.action == "skipped"}
+    assert reasons == {
+        "cls_score.weight": "shape: 3x4 here, 3x7 in the checkpoint",
+        "cls_score.bias": "goes with its weight, which has another shape",
+    }
+
+
 def test_a_renamed_checkpoint_loads() -> None:
     tensors = {f"student.{key}": tensor for key, tensor in toy(2, seed=1).state_dict().items()}
     result = plan(toy(2), "a b", opened(tensors, ("a", "b")), rename=[(r"^student\.", "")])

@@ -83,7 +83,7 @@ def plan_load(
     known, notes = _known_classes(checkpoint, key_map, class_counts(offers, target), len(target.classes))
     match = _Classes(target.classes, known, rules.classes == "keep")
     held = excluded(rules, detector, list(target.shapes))
-    tensors = _same_levels([_planned(key, target, offers.get(key), held.get(key), match) for key in target.shapes])
+    tensors = _together([_planned(key, target, offers.get(key), held.get(key), match) for key in target.shapes])
     problems = _problems(tensors, held, rules, names) + contract_problems(model, checkpoint, key_map)
     if problems and not rules.force:
         raise WeightsError(f"{checkpoint.path.name} does not fit {detector.name}: {'; '.join(problems)}", _FORCE)
@@ -203,25 +203,26 @@ def _no_rows(kept: PlannedTensor, offer: Offer, match: _Classes) -> str:
     return "no shared class"
 
 
-def _same_levels(tensors: Sequence[PlannedTensor]) -> tuple[PlannedTensor, ...]:
-    """Keep a pyramid's output convolutions off levels that are not theirs.
+def _together(tensors: Sequence[PlannedTensor]) -> tuple[PlannedTensor, ...]:
+    """Keep apart what belongs to a weight that does not fit: its bias, and the output convolution of its pyramid level.
 
     The pyramid of an R-CNN begins one level below a RetinaNet's. Its output convolutions all have one shape and would
     slip by a level in silence; its lateral ones are as wide as the stage they read, and tell.
     """
-    odd = {
-        tensor.key.rpartition(".")[0]
-        for tensor in tensors
-        if "fpn.inner_blocks." in tensor.key and (tensor.reason or "").startswith("shape")
-    }
-    slipped = odd | {level.replace("inner_blocks", "layer_blocks") for level in odd}
-    reason = "another level: the lateral convolution of this level has another shape in the checkpoint"
-    return tuple(
-        replace(tensor, action="skipped", reason=reason)
-        if tensor.action == "copied" and tensor.key.rpartition(".")[0] in slipped
-        else tensor
-        for tensor in tensors
-    )
+    odd = {tensor.key.rpartition(".")[0] for tensor in tensors if (tensor.reason or "").startswith("shape")}
+    why = dict.fromkeys(odd, "goes with its weight, which has another shape")
+    for layer in odd:
+        if "fpn.inner_blocks." in layer:
+            outer = layer.replace("inner_blocks", "layer_blocks")
+            why[outer] = "another level: the lateral convolution of this level has another shape in the checkpoint"
+    return tuple(_kept_with(tensor, why.get(tensor.key.rpartition(".")[0])) for tensor in tensors)
+
+
+def _kept_with(tensor: PlannedTensor, reason: str | None) -> PlannedTensor:
+    """The tensor skipped for ``reason``, where there is one and it is not skipped anyway."""
+    if reason is None or tensor.action == "skipped":
+        return tensor
+    return replace(tensor, action="skipped", rows=None, reason=reason, transpose=False, runs=())
 
 
 def _coverage(tensors: Sequence[PlannedTensor]) -> Coverage:
