@@ -456,17 +456,16 @@ def test_an_image_that_lies_in_the_file_only(tmp_path):
     assert (tmp_path / record.file_name).read_bytes() == data
 
 
-def test_an_image_is_never_overwritten_nor_written_elsewhere(tmp_path):
+def test_an_image_is_never_overwritten_nor_written_outside_the_root(tmp_path):
     write(tmp_path, name="j/a.json", image_path="a.dat", imageData=base64.b64encode(embedded()).decode())
-    out = tmp_path / "o"
     with pytest.raises(DatasetError, match="is not in the image root"):
-        read(tmp_path / "j", extract_images=out)
-    out.mkdir()
-    (out / "a.png").symlink_to(tmp_path / "j/a.json")
-    log = ConversionLog(skip_bad=True)
-    assert [r.file_name for r in read(tmp_path / "j", images=out, extract_images=out, log=log)] == ["a.png"]
-    (out / "b.png").write_bytes(b"something else")
-    assert json.loads((tmp_path / "j/a.json").read_text())["imagePath"] == "a.dat"
+        read(tmp_path / "j", extract_images=tmp_path / "o")
+    mine = tmp_path / "j/sub/a.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(AnnotationError, match="exists and is another image"):
+        read(tmp_path / "j", extract_images=mine.parent)
+    assert mine.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("data", ["!!", "AAAA", base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), 7, {"a": 1}])
