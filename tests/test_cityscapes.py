@@ -202,6 +202,15 @@ def test_coarse_annotations_where_there_are_no_fine_ones(tmp_path):
     assert [r.file_name.split("/")[0] for r in read(tmp_path, split="train_extra")] == ["train_extra"]
 
 
+def test_fine_and_coarse_annotations_in_one_folder(tmp_path):
+    fine = write_frame(tmp_path, SCENE)
+    coarse = write_frame(tmp_path, SCENE[:2], kind="gtCoarse", png=False)
+    coarse.rename(fine.with_name(coarse.name))
+
+    assert [len(r.instances) for r in read(tmp_path, source="json")] == [4]
+    assert [len(r.instances) for r in read(tmp_path / "gtFine", source="json", annotations="gtCoarse")] == [1]
+
+
 def test_the_test_split_has_images_without_objects(tmp_path):
     write_frame(
         tmp_path,
