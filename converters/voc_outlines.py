@@ -107,18 +107,36 @@ def _majority(folder: Path, stem: str, mask: NDArray[np.bool_], record: ImageRec
 
 
 def _indices(path: Path, record: ImageRecord) -> NDArray[Any]:
-    """Palette indices ``(H, W)`` of a PNG."""
+    """Indices ``(H, W)`` of a palette PNG, or of one that a program has saved in the palette's colours."""
     try:
         with Image.open(path) as image:
-            if image.mode not in {"P", "L"} or image.size != (record.width, record.height):
+            if image.mode not in {"P", "L", "RGB"} or image.size != (record.width, record.height):
                 width, height = image.size
                 raise AnnotationError(
                     path,
                     f"is a {width}x{height} image of mode {image.mode}, not {record.width}x{record.height} indices",
                     "SegmentationObject wants palette images of the photo's size",
                 )
-            return np.asarray(image)
+            pixels = np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, AnnotationError):
             raise
         raise AnnotationError(path, f"not a readable image: {error}") from error
+    return pixels if pixels.ndim == 2 else _from_colours(pixels, path)
+
+
+def _from_colours(pixels: NDArray[Any], path: Path) -> NDArray[np.uint8]:
+    """Indices of pixels ``(H, W, 3)`` in the colours of VOC's palette."""
+    # Bit 3k of an index is a high bit of red, bit 3k + 1 of green, bit 3k + 2 of blue (VOCcolormap.m of the devkit).
+    codes = np.array([
+        sum(((index >> (3 * k + channel)) & 1) << (7 - k + 16 - 8 * channel) for k in range(3) for channel in range(3))
+        for index in range(256)
+    ])  # fmt: skip
+    order = np.argsort(codes)
+    wide = pixels.astype(np.int64)
+    found = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    places = np.searchsorted(codes[order], found).clip(max=255)
+    indices = order[places]
+    if not np.array_equal(codes[indices], found):
+        raise AnnotationError(path, "has colours that are not in VOC's palette", "Save it with its palette indices")
+    return indices.astype(np.uint8)
