@@ -14,6 +14,7 @@ from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
 from tasks.as_task import as_task
+from tasks.gc import begin_run
 from tasks.stage import Stage
 from tasks.store import Product
 
@@ -86,6 +87,7 @@ def as_tasks(workspace: Path, reused: list[str] | None = None) -> Runner:
         say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
         return result  # type: ignore[no-any-return]
 
+    run.underway = begin_run(workspace)  # type: ignore[attr-defined] # as long as somebody may call it
     return run
 
 
