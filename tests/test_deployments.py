@@ -1,0 +1,117 @@
+"""What a team's server offers: the deployments, the parameter form, and everything together for real."""
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import yaml
+from helpers_flow import tiny_recipe, tiny_scenes
+
+from flows.config import load_config
+from flows.serve import environment, prefect, serving
+
+ROOT = Path(__file__).parents[1]
+DEPLOYMENTS = ROOT / "deployments"
+FLOWS = {"convert", "finetune", "evaluate", "retrain"}
+
+
+def prefect_file() -> dict[str, Any]:
+    return dict(yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text()))
+
+
+def form(flow: str) -> dict[str, Any]:
+    """The schema behind a flow's parameter form."""
+    from prefect.flows import load_flow_from_entrypoint  # noqa: PLC0415 - slow
+    from prefect.utilities.callables import parameter_schema  # noqa: PLC0415
+
+    entrypoints = {entry["name"]: entry["entrypoint"] for entry in prefect_file()["deployments"]}
+    return dict(parameter_schema(load_flow_from_entrypoint(entrypoints[flow])).model_dump())
+
+
+def test_every_deployment_names_a_module_a_queue_and_tags() -> None:
+    entries = prefect_file()["deployments"]
+
+    assert {entry["name"] for entry in entries} == FLOWS
+    for entry in entries:
+        assert re.fullmatch(r"flows(\.\w+)+", entry["entrypoint"])
+        assert entry["work_pool"]["work_queue_name"] in {"gpu", "cpu"}
+        assert entry["enforce_parameter_schema"] is True
+        assert "annotune" in entry["tags"]
+        if "gpu" in entry["tags"]:
+            assert entry["concurrency_limit"]["limit"] == 1
+            assert entry["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
+
+
+@pytest.mark.parametrize("flow", sorted(FLOWS))
+def test_the_form_describes_every_field_and_shows_its_default(flow: str) -> None:
+    schema = form(flow)
+
+    assert schema["properties"]["config"]["description"]
+    for model, definition in schema["definitions"].items():
+        for name, field in definition.get("properties", {}).items():
+            assert field.get("description"), f"{model}.{name} has no description"
+            assert name in definition.get("required", []) or "default" in field, f"{model}.{name} shows no default"
+
+
+def test_the_form_refuses_what_is_not_in_it() -> None:
+    schema = form("finetune")
+
+    strict = {name for name, model in schema["definitions"].items() if model.get("additionalProperties") is False}
+    assert strict == schema["definitions"].keys() - {"Product"}
+    assert schema["definitions"]["TrainOptions"]["properties"]["epochs"]["default"] == 12
+
+
+def free_port() -> int:
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return int(it.getsockname()[1])
+
+
+def runs_of(api: str, name: str) -> list[dict[str, Any]]:
+    """Runs of a flow, oldest first."""
+    query = {"flows": {"name": {"any_": [name]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return list(httpx.post(f"{api}/flow_runs/filter", json=query).raise_for_status().json())
+
+
+def task_states(api: str, run: dict[str, Any]) -> dict[str, str]:
+    query = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = httpx.post(f"{api}/task_runs/filter", json=query).raise_for_status().json()
+    return {task["name"].rpartition("-")[0]: task["state_name"] for task in tasks}
+
+
+@pytest.mark.slow
+def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
+    tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
+    parameters = {"config": load_config(tmp_path / "tiny.yaml")[0].model_dump(mode="json")}
+    retraining = {**parameters, "registry": str(tmp_path / "registry")}
+    stages = {"convert", "check", "adapt", "train", "evaluate", "report"}
+
+    with serving(tmp_path / "prefect", DEPLOYMENTS / "prefect.yaml", free_port()) as api:
+        environ = environment(tmp_path / "prefect", api)
+
+        def run(deployment: str, given: dict[str, Any]) -> dict[str, Any]:
+            command = ["deployment", "run", deployment, "--params", "-", "--watch", "--watch-timeout", "300"]
+            prefect(command, environ, stdin=orjson.dumps(given).decode())
+            return runs_of(api, deployment.partition("/")[0])[-1]
+
+        first, second = (run("finetune/finetune", parameters) for _ in range(2))
+        assert first["state_type"] == second["state_type"] == "COMPLETED"
+        assert {task_states(api, first)[stage] for stage in stages} == {"Completed"}
+        assert {task_states(api, second)[stage] for stage in stages} == {"Cached"}
+
+        assert run("retrain/retrain", retraining)["state_name"] == "Promoted"
+        assert run("retrain/retrain", retraining)["state_name"] == "Unchanged"
+        xml = sorted((tmp_path / "data/Annotations").glob("train*.xml"))[0]
+        xml.write_text(re.sub("<name>[a-z]+", "<name>rocket", xml.read_text()))
+        after = run("retrain/retrain", retraining)
+        assert after["state_name"] in {"Promoted", "Kept"}
+        assert "AP" in after["state"]["message"]
+
+        queue = httpx.get(f"{api}/work_pools/local/queues/gpu").json()
+        assert queue["concurrency_limit"] == 1
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{api}/health")
