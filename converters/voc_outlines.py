@@ -139,4 +139,5 @@ def _from_colours(pixels: NDArray[Any], path: Path) -> NDArray[np.uint8]:
     indices = order[places]
     if not np.array_equal(codes[indices], found):
         raise AnnotationError(path, "has colours that are not in VOC's palette", "Save it with its palette indices")
-    return indices.astype(np.uint8)
+    result: NDArray[np.uint8] = indices.astype(np.uint8)
+    return result
