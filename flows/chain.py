@@ -20,7 +20,7 @@ from tasks.look import look
 from tasks.report import ReportOptions, report
 from tasks.stage import Stage
 from tasks.store import Product
-from tasks.train import train
+from tasks.train import choose_freeze, train
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,9 @@ def chain(
     adapted = run(adapt, weights, config.weights, config.detector, classes_of(checked), config.train.seed)
     yield "adapt", adapted
     train_json, val_json = checked.file("train.json"), checked.file("val.json")
-    trained = run(train, adapted.file("init.pt"), train_json, val_json, images, config.train)
+    trained = run(
+        train, adapted.file("init.pt"), train_json, val_json, images, choose_freeze(config.train, adapted, checked)
+    )
     yield "train", trained
     # val chose the best checkpoint; where there is a test split, the figures come from images that chose nothing.
     held_out = "test.json" if checked.has("test.json") else "val.json"

@@ -29,7 +29,7 @@ from tasks.keys import content_key
 from tasks.look import look
 from tasks.report import ReportOptions, report
 from tasks.store import FileRef, Product
-from tasks.train import train
+from tasks.train import choose_freeze, train
 
 DEFAULT_RULES = PromotionRules()
 
@@ -118,7 +118,9 @@ def _challenge(
     start, rules = _start(config, run, champion, book)
     adapted = run(adapt, start, rules, config.detector, classes, config.train.seed)
     train_json, val_json = split.file("train.json"), split.file("val.json")
-    trained = run(train, adapted.file("init.pt"), train_json, val_json, data.images, config.train)
+    trained = run(
+        train, adapted.file("init.pt"), train_json, val_json, data.images, choose_freeze(config.train, adapted, split)
+    )
     evaluated = run(evaluate, trained.file("best.pt"), val_json, data.images, config.evaluate)
     before = None
     if champion:

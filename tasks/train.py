@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+
+import orjson
 
 from models.training.folder import TrainSummary
 from models.training.launch import run_training
 from models.training.options import DetectionData, TrainOptions
 from models.training.progress import TrainingDisplay
+from models.weights.freeze import choose_strategy
+from models.weights.plan import LoadPlan
 from tasks.convert import Images
 from tasks.stage import product
-from tasks.store import FileRef
+from tasks.store import FileRef, Product
+
+log = logging.getLogger("annotune")
 
 
 @product("models.training.child", resume=True)
@@ -27,6 +34,30 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
     with TrainingDisplay() as show:
         summary = run_training(init.path, learn, choose, options, folder, on_line=show)
     (folder / "summary.md").write_text(_summary(summary))
+
+
+def choose_freeze(options: TrainOptions, adapted: Product, checked: Product) -> TrainOptions:
+    """Put a rule in the place of ``freeze: auto``, by the size of the data and what the checkpoint knows of it.
+
+    The rule and its reason go to the `annotune` logger.
+    """
+    if options.freeze != "auto":
+        return options
+    train = orjson.loads((checked.path / "train.json").read_bytes())
+    plan = (
+        LoadPlan.from_json(orjson.loads((adapted.path / "plan.json").read_bytes()))
+        if adapted.has("plan.json")
+        else None
+    )
+    known = plan.classes.checkpoint is not None if plan else False
+    strategy = choose_strategy(
+        images=len(train["images"]),
+        classes=len(train["categories"]),
+        shared=len(plan.classes.shared) if plan and known else None,
+        backbone_coverage=plan.coverage.backbone if plan else 0.0,
+    )
+    log.info("strategy %s: freeze %s, because %s", strategy.name, strategy.freeze, strategy.reason)
+    return options.model_copy(update={"freeze": strategy.freeze})
 
 
 def _summary(summary: TrainSummary) -> str:
