@@ -176,6 +176,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with path.open() as reader:
+        write_coco(to_coco([record()]), path)
+        assert reader.read() == "old"  # the new file took the name; it was not written over the old one
+
+
 # --- merging -----------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,13 @@ def test_everything_else_takes_the_full_way(change) -> None:  # type: ignore[no-
     assert parse_voc(data, "x").objects[0].corners in {(1, 2.5, 30, 40), (30, 2.5, 50, 40)}
 
 
+def test_an_object_without_a_name_is_for_the_full_parser() -> None:
+    data = LABELIMG.replace("traffic light", " ").encode()
+
+    assert parse_regular(data) is None
+    assert parse_voc(data, "x").objects[0].problem == "<name> is missing or empty"
+
+
 MUTANTS = st.sampled_from([
     "<", ">", "&", "&amp;", "</object>", "<object>", "<!--", "-->", "]]>", "1_0", "nan", "-", "<bndbox>", "<name>",
     "?>", "</annotation>", "<?x?>", "x", "9" * 12, ".5",
