@@ -70,20 +70,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetectionData,
     return init, train, val, finetune(init, train, val, EVERYTHING, folder / "whole")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("workers", "at"), [(0, 3), (2, 3), (0, 2)])  # an evaluation follows step 2
 def test_a_stopped_run_continues_to_the_same_weights(
-    made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, workers: int
+    made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, workers: int, at: int
 ) -> None:
     init, train, val, whole = made
     options = EVERYTHING.model_copy(update={"workers": workers})
     stop = StopSignal()
 
-    def stop_at_three(line: dict[str, Any]) -> None:
-        if line["event"] == "step" and line["step"] == 3:
+    def stop_there(line: dict[str, Any]) -> None:
+        if line["event"] == "step" and line["step"] == at:
             stop.stop()
 
-    with pytest.raises(TrainingStopped, match="stopped at step 3 of 6"):
-        finetune(init, train, val, options, tmp_path, echo=stop_at_three, stop=stop)
+    with pytest.raises(TrainingStopped, match=f"stopped at step {at} of 6"):
+        finetune(init, train, val, options, tmp_path, echo=stop_there, stop=stop)
     summary = finetune(init, train, val, options, tmp_path)
 
     assert_same_weights(summary.last, whole.last)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from models.training.run import (
     resume,
     write_best,
 )
+from models.training.scores import Result
 
 SLOWER = 0.1  # of the learning rate, after a loss that was not finite
 
@@ -168,30 +169,47 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
     """Score the weights on the validation images, keep them if they are the best so far, and checkpoint."""
     assert run.validation is not None
     process, options = run.process, run.options
-
-    def stop_if_asked() -> None:
-        if stop.asked and process.world == 1:
-            stopped(run)
-
-    trained = {key: value.clone() for key, value in run.model.state_dict().items()} if run.average else None
-    if run.average is not None:
-        run.model.load_state_dict(run.average.state)
     own = range(process.rank, len(run.validation), process.world)  # each image in one process only
-    try:
+    results: list[Result] | None = None
+    with weights_to_score(run), suppress(_StopDuringEvaluation):
         results = detect(
-            run.model, run.validation, process.device, indices=own,
-            batch_size=options.batch_size, workers=options.workers, between=stop_if_asked,
+            run.model, run.validation, process.device, indices=own, batch_size=options.batch_size,
+            workers=options.workers, between=_stopper(stop) if process.world == 1 else lambda: None,
         )  # fmt: skip
+    if results is None:
+        stopped(run)  # only now: the weights that are trained are back in the model
+    together = [result for part in process.gather(results) for result in part]
+    scores = quick_scores(run.truth, together, masks=run.assembled.detector.masks) if process.main else {}
+    take_scores(run, process.gather(scores)[0])
+    checkpoint(run)
+    run.clock = Clock()
+
+
+class _StopDuringEvaluation(Exception):  # noqa: N818 - a way out of nested calls, never seen outside
+    """An evaluation may take longer than a process that is told to stop has left."""
+
+
+def _stopper(stop: StopSignal) -> Callable[[], None]:
+    def stop_if_asked() -> None:
+        if stop.asked:
+            raise _StopDuringEvaluation
+
+    return stop_if_asked
+
+
+@contextmanager
+def weights_to_score(run: Run) -> Iterator[None]:
+    """The averaged weights are in the model, where there are any, and afterwards those that are trained again."""
+    trained = None
+    if run.average is not None:
+        trained = {key: value.clone() for key, value in run.model.state_dict().items()}
+        run.model.load_state_dict(run.average.state)
+    try:
+        yield
     finally:
         if trained is not None:
             run.model.load_state_dict(trained)
         run.forward.train()
-    together = [result for part in process.gather(results) for result in part]
-    scores = quick_scores(run.truth, together, masks=run.assembled.detector.masks) if process.main else {}
-    scores = process.gather(scores)[0]
-    take_scores(run, scores)
-    checkpoint(run)
-    run.clock = Clock()
 
 
 def take_scores(run: Run, scores: dict[str, float]) -> None:
@@ -206,7 +224,7 @@ def take_scores(run: Run, scores: dict[str, float]) -> None:
         write_best(run)
 
 
-def stopped(run: Run) -> None:
+def stopped(run: Run) -> NoReturn:
     """Checkpoint and leave the loop.
 
     Raises:
