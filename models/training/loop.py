@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -72,7 +71,7 @@ def finetune(
         if (finished := read_summary(folder)) is not None:
             return finished
         run = prepare(init, train, val, options, folder, process, echo)
-        batches = iter(run.loader())
+        batches = run.batches()
         while True:
             if run.evaluation_due():
                 evaluate_now(run, asked)
@@ -80,10 +79,7 @@ def finetune(
                 return finish(run)
             if process.any(asked.asked):
                 stopped(run)
-            waited = time.perf_counter()
-            batch = next(batches)
-            run.clock.waited += time.perf_counter() - waited
-            run.count_unreadable(batch)
+            batch = run.next_of(batches)
             seed_everything(options.seed, "step", run.step, process.rank)
             rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
             set_rate(run.optimizer, rate)
@@ -91,7 +87,7 @@ def finetune(
             norm = clip(run)
             if process.any(not all(map(math.isfinite, [*losses.values(), norm]))):
                 give_up_or_go_back(run, losses, norm, batch)
-                batches = iter(run.loader())
+                batches = run.batches()
                 continue
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)

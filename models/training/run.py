@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import torch
@@ -73,11 +73,11 @@ class Run:
     notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
 
-    def loader(self) -> DataLoader[Loaded]:
-        """The steps that are still to come, from this one on."""
+    def batches(self) -> Iterator[Batch]:
+        """The images of the steps that are still to come, from this one on."""
         options, device = self.options, self.process.device
         workers = loading_processes(options.workers, device)
-        return DataLoader(
+        loader: DataLoader[Loaded] = DataLoader(
             self.images,
             batch_sampler=self.sampler(),
             collate_fn=collate,
@@ -85,6 +85,7 @@ class Run:
             pin_memory=device.type == "cuda",
             generator=torch.Generator().manual_seed(options.seed),  # else the loader draws from the global one
         )
+        return cast("Iterator[Batch]", iter(loader))
 
     def sampler(self) -> StepSampler:
         """This process's images for the steps still to come."""
@@ -107,6 +108,14 @@ class Run:
     def patience_spent(self) -> bool:
         """Whether the last ``patience`` evaluations brought nothing."""
         return 0 < self.options.patience <= self.without_gain
+
+    def next_of(self, batches: Iterator[Batch]) -> Batch:
+        """The next step's images; counts the time waited for them and those that could not be read."""
+        started = time.perf_counter()
+        batch = next(batches)
+        self.clock.waited += time.perf_counter() - started
+        self.count_unreadable(batch)
+        return batch
 
     def count_unreadable(self, batch: Batch) -> None:
         """Note images that could not be read.
