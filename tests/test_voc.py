@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 
 import orjson
@@ -207,6 +208,19 @@ def test_a_point_is_counted_not_an_error(tmp_path: Path) -> None:
 
     assert record.instances == ()
     assert log.dropped == {"a point, not a box": 1}
+
+
+@pytest.mark.parametrize("size", [100 * 2**20, 2**40])
+def test_a_file_too_large_for_an_annotation_is_not_even_read(tmp_path: Path, size: int) -> None:
+    os.truncate(write_voc(tmp_path, "a", voc_xml()), size)
+    with pytest.raises(AnnotationError, match=r"a\.xml: \d+ bytes are no annotation of one image"):
+        list(read_voc(tmp_path))
+
+
+def test_megabytes_of_nesting_are_one_error(tmp_path: Path) -> None:
+    write_voc(tmp_path, "a", b"<annotation>" + b"<object>" * 2_000_000)
+    with pytest.raises(AnnotationError, match=r"a\.xml:1: not XML"):
+        list(read_voc(tmp_path))
 
 
 # --- sizes and images --------------------------------------------------------------------------------------------

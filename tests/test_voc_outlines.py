@@ -35,13 +35,15 @@ def test_masks_become_run_lengths_with_their_box_and_area(tmp_path: Path) -> Non
         root / "SegmentationObject/1.png",
         (10, 20, 30, 50, 1), (60, 10, 90, 40, 2), (10, 20, 12, 50, 255), (70, 20, 80, 30, 0),
     )  # fmt: skip
-    cat, dog = read(root).instances
+    log = ConversionLog()
+    cat, dog = read(root, log).instances
     annotation = to_coco([read(root)])["annotations"][0]
 
     assert (cat.category, cat.box, cat.area, cat.iscrowd) == ("cat", (12, 20, 30, 50), 18 * 30, False)
     assert (dog.category, dog.box, dog.area) == ("dog", (60, 10, 90, 40), 30 * 30 - 100)
     assert coco_mask.area(annotation["segmentation"]) == 540
     assert isinstance(annotation["segmentation"]["counts"], str)
+    assert not log.dropped  # 255 is no object
 
 
 def test_masks_go_to_the_object_they_overlap_whatever_their_number(tmp_path: Path) -> None:
