@@ -104,7 +104,7 @@ _COMMON: dict[str, Any] = {
     ],
     "strict": Annotated[bool, typer.Option("--strict", help="Write nothing, exit 1, if anything had to be left out.")],
     "skip_bad": Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and count it.")],
-    "jobs": Annotated[int, typer.Option(min=1, help="Processes that read; worth it above some 20,000 files.")],
+    "jobs": Annotated[int, typer.Option(min=1, help="Processes that read; for slow disks, masks and very many files.")],
     "shard": Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 0; `merge` joins them.")
     ],
