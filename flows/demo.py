@@ -12,7 +12,7 @@ from flows.scenes import FAMILIES, draw_scenes
 
 # Small enough for two CPU cores and a cup of coffee: see docs/performance.md for what it takes.
 DETECTOR = {"name": "ssdlite320_mobilenet_v3_large", "fixed_size": (192, 256), "norm": "batch"}
-TRAIN = {"batch_size": 8, "warmup_steps": 20, "eval_every": 100, "learning_rate": 0.02, "log_every": 10}
+TRAIN = {"batch_size": 8, "warmup_steps": 20, "eval_every": 2, "learning_rate": 0.02, "log_every": 10}
 
 
 @dataclass(frozen=True)

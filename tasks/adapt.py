@@ -52,5 +52,6 @@ def adapt(
 
 
 def _summary(plan: LoadPlan) -> str:
-    first, *rest = plan.summary()
-    return "\n".join([first, "", *(f"- {line}" for line in rest)]) + "\n"
+    pairing, moved, *rest = plan.summary()
+    share = f"{plan.coverage.elements:.1%} of the elements, {plan.coverage.backbone:.1%} of the backbone"
+    return "\n".join([f"{moved}: {share}", "", *(f"- {line}" for line in (pairing, *rest))]) + "\n"
