@@ -15,7 +15,6 @@ from tasks.check import check, classes_of, refuse_errors
 from tasks.convert import Images, convert, image_root
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
-from tasks.gc import begin_run
 from tasks.look import look
 from tasks.report import ReportOptions, report
 from tasks.stage import Stage
@@ -80,5 +79,4 @@ def plainly(workspace: Path) -> Runner:
     def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return stage(workspace, *args, **kwargs)
 
-    run.underway = begin_run(workspace)  # type: ignore[attr-defined] # as long as somebody may call it
     return run

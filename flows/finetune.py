@@ -14,7 +14,7 @@ from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
 from tasks.as_task import as_task
-from tasks.gc import begin_run
+from tasks.gc import under_way
 from tasks.stage import Stage
 from tasks.store import Product
 
@@ -55,9 +55,10 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
         baseline_title: what the report calls it.
     """
     reused: list[str] = []
-    results = dict(chain(config, as_tasks(config.workspace, reused), baseline, baseline_title))
-    products = {name: result for name, result in results.items() if isinstance(result, Product)}
-    folder = publish(config.workspace, config.name, config.as_yaml(), products)
+    with under_way(config.workspace):
+        results = dict(chain(config, as_tasks(config.workspace, reused), baseline, baseline_title))
+        products = {name: result for name, result in results.items() if isinstance(result, Product)}
+        folder = publish(config.workspace, config.name, config.as_yaml(), products)
     outcome = Outcome(
         name=config.name,
         folder=folder,
@@ -87,7 +88,6 @@ def as_tasks(workspace: Path, reused: list[str] | None = None) -> Runner:
         say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
         return result  # type: ignore[no-any-return]
 
-    run.underway = begin_run(workspace)  # type: ignore[attr-defined] # as long as somebody may call it
     return run
 
 

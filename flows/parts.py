@@ -14,6 +14,7 @@ from flows.finetune import as_tasks, box_metrics
 from tasks.convert import Images, image_root
 from tasks.evaluate import evaluate as evaluate_stage
 from tasks.fetch import fetch
+from tasks.gc import under_way
 from tasks.store import Product
 
 
@@ -45,7 +46,8 @@ def convert(config: FinetuneConfig) -> Product:
     Raises:
         DatasetError: the check found errors.
     """
-    return dataset(config, as_tasks(config.workspace)).checked
+    with under_way(config.workspace):
+        return dataset(config, as_tasks(config.workspace)).checked
 
 
 @flow(name="evaluate", flow_run_name="{config.name}")
@@ -60,7 +62,7 @@ def evaluate(config: FinetuneConfig, checkpoint: str) -> dict[str, float]:
         COCO's box metrics, 0..1.
     """
     run = as_tasks(config.workspace)
-    data = dataset(config, run)
-    weights = run(fetch, checkpoint, None)
-    evaluated = run(evaluate_stage, weights, data.checked.file("val.json"), data.images, config.evaluate)
-    return box_metrics(evaluated)
+    with under_way(config.workspace):
+        data = dataset(config, run)
+        weights = run(fetch, checkpoint, None)
+        return box_metrics(run(evaluate_stage, weights, data.checked.file("val.json"), data.images, config.evaluate))

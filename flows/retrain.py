@@ -24,6 +24,7 @@ from tasks.adapt import adapt
 from tasks.check import classes_of
 from tasks.evaluate import evaluate
 from tasks.fetch import WeightsOptions, fetch
+from tasks.gc import under_way
 from tasks.holdout import holdout, validation_names
 from tasks.keys import content_key
 from tasks.look import look
@@ -70,13 +71,18 @@ def retrain(
         refreeze: judge by the source's validation split of now, and keep that from now on.
     """
     book = Registry(registry)
+    with under_way(config.workspace):
+        return _end(book, _retrain(config, book, rules, refreeze))
+
+
+def _retrain(config: FinetuneConfig, book: Registry, rules: PromotionRules, refreeze: bool) -> Verdict:
     run = as_tasks(config.workspace)
     seen = run(look, config.source)
     data = _key(config, rules, seen)
     history, champion = book.history(), book.champion()
     if champion and history[-1].data == data and not refreeze:
         message = f"nothing new since {history[-1].at}; version {champion.number} stays champion"
-        return _end(book, Verdict(outcome="unchanged", champion=champion.number, reasons=(message,)))
+        return Verdict(outcome="unchanged", champion=champion.number, reasons=(message,))
     found = dataset(config, run)
     problems = _problems(found.checked)
     for line in _worse(history[-1].problems if history else {}, problems):
@@ -90,7 +96,7 @@ def retrain(
         reasons=decision.reasons,
         problems=problems,
     )
-    return _end(book, _settle(book, entry, challenger, config))
+    return _settle(book, entry, challenger, config)
 
 
 def _key(config: FinetuneConfig, rules: PromotionRules, seen: Fingerprint) -> str:

@@ -28,14 +28,18 @@ class Collected:
     active: int  # runs that were under way
 
 
-def begin_run(workspace: Path) -> FileLock:
-    """Mark the beginning of a run; it counts as under way until the lock is released or its process ends."""
+@contextmanager
+def under_way(workspace: Path) -> Iterator[None]:
+    """Mark a run, which counts as under way until the block or its process ends."""
     folder = _marks(workspace)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "gate"):  # no collection may begin between the mark and its lock
         lock = FileLock(folder / f"{time.time_ns():020d}-{os.getpid()}.run")
         lock.acquire()
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def collect(workspace: Path, keep_runs: int, *, dry: bool = False) -> Collected:

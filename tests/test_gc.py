@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.gc import begin_run, collect, sizes
+from tasks.gc import collect, sizes, under_way
 from tasks.store import Product, make_product
 
 
@@ -21,10 +21,9 @@ def names(workspace: Path) -> list[str]:
 
 def use(workspace: Path, *products: str) -> None:
     """A run that makes or reuses these products and ends."""
-    run = begin_run(workspace)
-    for product in products:
-        make(workspace, product)
-    run.release()
+    with under_way(workspace):
+        for product in products:
+            make(workspace, product)
 
 
 def test_what_recent_runs_used_stays(tmp_path: Path) -> None:
@@ -43,9 +42,8 @@ def test_what_recent_runs_used_stays(tmp_path: Path) -> None:
 def test_a_cache_hit_is_a_use(tmp_path: Path) -> None:
     use(tmp_path, "a", "b")
     remembered = make(tmp_path, "a").model_dump_json()
-    run = begin_run(tmp_path)
-    Product.model_validate_json(remembered)  # as Prefect loads a result
-    run.release()
+    with under_way(tmp_path):
+        Product.model_validate_json(remembered)  # as Prefect loads a result
 
     collect(tmp_path, 1)
 
@@ -68,16 +66,15 @@ def test_fewer_runs_than_are_kept_lose_nothing(tmp_path: Path) -> None:
 
 def test_a_run_under_way_keeps_what_it_used_however_old_it_is(tmp_path: Path) -> None:
     use(tmp_path, "o")
-    slow = begin_run(tmp_path)
-    make(tmp_path, "s")
-    for products in ("b", "c"):
-        use(tmp_path, products)
+    with under_way(tmp_path):
+        make(tmp_path, "s")
+        for products in ("b", "c"):
+            use(tmp_path, products)
 
-    done = collect(tmp_path, 1)
+        done = collect(tmp_path, 1)
 
-    assert names(tmp_path) == ["b", "c", "s"]
-    assert done.active == 1
-    slow.release()
+        assert names(tmp_path) == ["b", "c", "s"]
+        assert done.active == 1
     collect(tmp_path, 1)
     assert names(tmp_path) == ["c"]
 
@@ -86,14 +83,14 @@ def test_a_product_that_is_being_made_is_left_alone_and_a_killed_one_goes(tmp_pa
     code = f"""
 import os, sys
 from pathlib import Path
-from tasks.gc import begin_run
+from tasks.gc import under_way
 from tasks.store import make_product
-run = begin_run(Path({str(tmp_path)!r}))
 def make(folder):
     (folder / "f").write_text("half")
     print("half", flush=True)
     sys.stdin.read()
-make_product(Path({str(tmp_path)!r}), "convert", "h" * 24, make, resume=True)
+with under_way(Path({str(tmp_path)!r})):
+    make_product(Path({str(tmp_path)!r}), "convert", "h" * 24, make, resume=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
