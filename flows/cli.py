@@ -6,16 +6,17 @@ import errno
 import logging
 import os
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from flows.commands import champion_app, parameters, prelabel, retrain, serve, store_app, sweep
+from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect
 
 app = typer.Typer(
     name="annotune",
@@ -27,14 +28,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints: fetch, inspect, plan a load.")
 app.add_typer(weights_app, name="weights")
-
-Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; see configs/ for examples.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("-o", "--set", metavar="KEY=VALUE", help="Set a value, e.g. `-o train.epochs=3`. Repeatable."),
-]
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+app.add_typer(champion_app, name="champion")
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
@@ -89,35 +84,6 @@ def run_flow(settings: Any, **extra: Any) -> Any:
         return flow(settings, **extra)
 
 
-def quiet_prefect() -> None:
-    """Settings for a flow run on one's own terminal; whoever set them before keeps theirs."""
-    # On a loaded machine the temporary server needs more than its default 20 seconds to start.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    # The console gets our lines and our errors; the flow run's own log, with tracebacks, is in Prefect.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-
-
-class narrated:  # noqa: N801 - a context manager, used like one
-    """Print what the `annotune` logger says, with the seconds since the last line."""
-
-    def __enter__(self) -> None:
-        self.logger, self.last = logging.getLogger("annotune"), time.monotonic()
-        self.handler = logging.Handler()
-        self.handler.emit = self._emit  # type: ignore[method-assign]
-        self.logger.addHandler(self.handler)
-        self.logger.setLevel(logging.INFO)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.removeHandler(self.handler)
-
-    def _emit(self, record: logging.LogRecord) -> None:
-        now = time.monotonic()
-        out.print(f"[dim]{now - self.last:6.1f}s[/] {escape(record.getMessage())}", soft_wrap=True)
-        self.last = now
-
-
 def _tell_outcome(outcome: Any) -> None:
     table = Table(title=f"{outcome.name}: COCO box metrics", title_justify="left")
     for column in ("AP", "AP50", "AP75", "AR100"):
@@ -142,9 +108,10 @@ def config(config: Recipe, overrides: Overrides = None) -> None:
 def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
     from flows.chain import chain, plainly
     from flows.config import load_config
+    from tasks.gc import under_way
 
     settings, _ = load_config(config, overrides or [])
-    with narrated():
+    with narrated(), under_way(settings.workspace):
         log = logging.getLogger("annotune")
         for name, result in chain(settings, plainly(settings.workspace)):
             log.info("%-9s %s", name, getattr(result, "path", ""))
@@ -321,3 +288,7 @@ def weights_plan(
     out.print(table)
     for line in plan.summary():
         out.print(line, markup=False)
+
+
+for around in (retrain, prelabel, sweep, parameters, serve):
+    app.command()(around)

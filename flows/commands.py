@@ -1,0 +1,187 @@
+"""Commands around the flow: retraining and its champion, prelabelling, sweeps, the store, a server of one's own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.markup import escape
+from rich.table import Table
+
+from flows.terminal import Overrides, Recipe, narrated, out, quiet_prefect
+
+champion_app = typer.Typer(no_args_is_help=True, help="The registry's champion: show it, its history, roll back.")
+store_app = typer.Typer(no_args_is_help=True, help="The workspace's store: its size, and giving disk back.")
+
+RegistryUrl = Annotated[str, typer.Argument(metavar="REGISTRY", help="Folder or fsspec URL of the registry.")]
+Workspace = Annotated[Path, typer.Argument(help="The workspace of the recipes.")]
+
+
+def retrain(
+    config: Recipe,
+    registry: Annotated[str, typer.Option(help="Folder or fsspec URL of the registry of models.")],
+    overrides: Overrides = None,
+    margin: Annotated[float, typer.Option(help="AP (0..1) by which the challenger must be better.")] = 0.0,
+    tolerance: Annotated[float, typer.Option(help="AP (0..1) by which a class may fall.")] = 0.05,
+    refreeze: Annotated[bool, typer.Option(help="Judge by the validation split of now, from now on.")] = False,
+) -> None:
+    """Train a challenger where the data changed; it becomes champion only if it is better on the same images."""
+    quiet_prefect()
+    from flows.config import load_config
+    from flows.promotion import PromotionRules
+    from flows.retrain import retrain as flow
+
+    settings, _ = load_config(config, overrides or [])
+    url = registry if "://" in registry else str(Path(registry).resolve())
+    with narrated():
+        flow(settings, url, PromotionRules(margin=margin, tolerance=tolerance), refreeze)
+
+
+@champion_app.command("show")
+def champion_show(registry: RegistryUrl) -> None:
+    """Print the champion: its classes, its scores, and where its checkpoint is."""
+    from flows.registry import MODEL, Registry, RegistryError
+
+    champion = Registry(registry).champion()
+    if champion is None:
+        raise RegistryError(f"{registry}: no champion yet. `annotune retrain` makes the first")
+    table = Table(box=SIMPLE, show_header=False)
+    table.add_row("version", champion.number)
+    table.add_row("detector", champion.detector)
+    table.add_row("classes", ", ".join(escape(name) for name in champion.classes))
+    table.add_row("box AP, AP50", ", ".join(f"{champion.scores.get(name, 0):.3f}" for name in ("AP", "AP50")))
+    table.add_row("judged by", f"{len(champion.validation)} images")
+    table.add_row("checkpoint", f"{registry}/versions/{champion.number}/{MODEL}")
+    out.print(table)
+
+
+@champion_app.command("history")
+def champion_history(registry: RegistryUrl) -> None:
+    """List what happened to the champion, and why."""
+    from flows.registry import Registry
+
+    table = Table(box=SIMPLE)
+    for column in ("when (UTC)", "what", "champion", "why"):
+        table.add_column(column, overflow="fold")
+    for entry in Registry(registry).history():
+        table.add_row(entry.at[:19].replace("T", " "), entry.event, entry.champion, escape("\n".join(entry.reasons)))
+    out.print(table)
+
+
+@champion_app.command("rollback")
+def champion_rollback(
+    registry: RegistryUrl,
+    version: Annotated[str | None, typer.Argument(help="Which version; the champion before without it.")] = None,
+    reason: Annotated[str, typer.Option(help="For the history.")] = "rolled back by hand",
+) -> None:
+    """Make an earlier version champion again. The same data does not bring the later one back by itself."""
+    from flows.registry import Registry
+
+    out.print(f"version {Registry(registry).rollback(version, reason).number} is champion")
+
+
+def prelabel(
+    registry: RegistryUrl,
+    images: Annotated[Path, typer.Argument(help="Folder of pictures without annotations.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for labelme files, the least certain first.")],
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is less certain.")] = 0.3,
+    limit: Annotated[int, typer.Option(min=0, help="Write only so many, the least certain; 0: all.")] = 0,
+) -> None:
+    """Let the champion label new pictures, as labelme files in the order in which a person should look at them."""
+    quiet_prefect()
+    from flows.prelabel import prelabel as flow
+
+    with narrated():
+        flow(registry, images.resolve(), folder.resolve(), min_score, limit)
+
+
+def sweep(
+    config: Recipe,
+    vary: Annotated[list[str], typer.Option(metavar="KEY=A,B,C", help="Values of a key. Repeatable: all pairs.")],
+    overrides: Overrides = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Runs at once; more than GPUs only makes them slower.")] = 1,
+) -> None:
+    """Run a recipe with several values and compare: `--vary train.learning_rate=0.01,0.02`."""
+    quiet_prefect()
+    from flows.config import load_config
+    from flows.sweep import sweep as flow
+    from flows.sweep import variants
+
+    configs = [
+        load_config(config, [*(overrides or []), *changes, f"name={name}"])[0] for name, changes in variants(vary)
+    ]
+    with narrated():
+        compared = flow(configs, at_once)
+    changed = dict(variants(vary))
+    table = Table(box=SIMPLE)
+    for column in ("run", "AP", "AP50", "values"):
+        table.add_column(column, overflow="fold")
+    for run in compared.runs:
+        scores = (f"{run.metrics.get(name, 0):.4f}" for name in ("AP", "AP50"))
+        table.add_row(run.name, *scores, escape(" ".join(changed[run.name])))
+    for name, error in compared.failed.items():
+        table.add_row(name, "failed", "", escape(error.splitlines()[0]))
+    out.print(table)
+
+
+@store_app.command("size")
+def store_size(workspace: Workspace = Path(".annotune")) -> None:
+    """Print what the workspace holds, by stage, in MB."""
+    from tasks.gc import sizes
+
+    table = Table(box=SIMPLE)
+    for column in ("what", "number", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for name, (count, size) in sorted(sizes(workspace).items(), key=lambda item: -item[1][1]):
+        table.add_row(name, f"{count:,}", f"{size / 1e6:,.1f}")
+    out.print(table)
+
+
+@store_app.command("gc")
+def store_gc(
+    keep_runs: Annotated[int, typer.Option(help="Keep what the last so many runs used.")],
+    workspace: Workspace = Path(".annotune"),
+    dry: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+) -> None:
+    """Remove products that no recent run used. Safe while runs are under way; published runs stay."""
+    from tasks.gc import collect
+
+    done = collect(workspace, keep_runs, dry=dry)
+    for name in done.removed:
+        out.print(f"{'would remove' if dry else 'removed'} {name}", markup=False)
+    out.print(
+        f"{done.freed / 1e6:,.1f} MB in {len(done.removed)} products; {done.kept} stay, {done.active} runs active"
+    )
+
+
+def parameters(config: Recipe, overrides: Overrides = None) -> None:
+    """Print a recipe as parameters of a deployment.
+
+    `annotune parameters my.yaml | prefect deployment run finetune/finetune --params - --watch`
+    """
+    import orjson
+
+    from flows.config import load_config
+
+    settings, _ = load_config(config, overrides or [])
+    sys.stdout.write(orjson.dumps({"config": settings.model_dump(mode="json")}).decode() + "\n")
+
+
+def serve(
+    prefect_file: Annotated[Path, typer.Option(help="The deployments.")] = Path("deployments/prefect.yaml"),
+    home: Annotated[Path, typer.Option(help="Prefect's database and logs.")] = Path(".prefect"),
+    port: Annotated[int, typer.Option(help="Of the server, on this machine alone.")] = 4200,
+    gpus: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 1,
+) -> None:
+    """Start a Prefect server and a worker with every deployment on this machine; Ctrl-C stops both."""
+    from flows.serve import QUEUES, serving
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end for a service manager
+    out.print("starting server and worker, half a minute ...")
+    with serving(home.resolve(), prefect_file.resolve(), port, {**QUEUES, "gpu": gpus}) as api:
+        out.print(f"Prefect: {api.removesuffix('/api')}  (logs in {home})\nexport PREFECT_API_URL={api}")
+        signal.pause()

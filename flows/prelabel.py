@@ -1,0 +1,109 @@
+"""The prelabel flow: the champion labels new pictures, a person corrects them, retrain takes them up."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prefect import Task, flow
+from pydantic import BaseModel
+
+from flows.finetune import say
+from flows.registry import Registry, RegistryError
+from models.training import Prediction, PredictOptions, predict
+from models.training.predict import find_pictures
+from models.training.writers import write_labelme
+
+LEAST = 0.05  # scores below it say nothing about how sure the model is
+ORDER = "order.csv"
+
+
+class Prelabelled(BaseModel):
+    """What a prelabelling came to."""
+
+    written: int  # labelme files
+    skipped: int  # pictures that have one already, which is never overwritten
+    order: Path  # CSV: picture, uncertainty 0..1, findings; the least certain first
+
+
+@flow(name="prelabel")
+def prelabel(registry: str, images: Path, folder: Path, min_score: float = 0.3, limit: int = 0) -> Prelabelled:
+    """Let the champion label pictures that have no labels, and say in which order to look at them.
+
+    Args:
+        registry: folder or fsspec URL of the registry of models.
+        images: folder of pictures.
+        folder: where the labelme files go, and `order.csv`; a file that is there already stays as it is.
+        min_score: findings below it are left out of the files.
+        limit: write only so many files, of the pictures with the highest uncertainty; 0: all.
+
+    Raises:
+        RegistryError: no champion yet.
+        ValueError: no pictures.
+    """
+    book = Registry(registry)
+    champion = book.champion()
+    if champion is None:
+        raise RegistryError(f"{registry}: no champion yet. `annotune retrain` makes the first")
+    checkpoint = book.checkpoint(champion, folder / ".champion")
+    done = Task(label, retries=1)(checkpoint, images, folder, min_score, limit)
+    say(f"{done.written} labelme files in {folder}, {done.skipped} pictures had one; look at them as in {done.order}")
+    return done
+
+
+def label(checkpoint: Path, images: Path, folder: Path, min_score: float, limit: int) -> Prelabelled:
+    """Write labelme files for the pictures in ``images`` that have none, and the order to look at them."""
+    every = find_pictures(images)
+    open_ones = [path for path in every if not _file_of(path, images, folder).exists()]
+    rows: list[tuple[float, str, int]] = []
+
+    def noting(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        for found in predictions:
+            name = found.path.relative_to(images).as_posix()
+            rows.append((uncertainty(found.scores.tolist()), name, int((found.scores >= min_score).sum())))
+            yield _certain(found, min_score)
+
+    seen = noting(predict(checkpoint, open_ones, options=PredictOptions(min_score=LEAST))) if open_ones else ()
+    for _ in seen if limit else write_labelme(seen, folder, images):
+        pass
+    rows.sort(key=lambda row: (-row[0], row[1]))
+    if limit:
+        chosen = [images / name for _, name, _ in rows[:limit]]
+        again = predict(checkpoint, chosen, options=PredictOptions(min_score=min_score)) if chosen else ()
+        for _ in write_labelme(again, folder, images):
+            pass
+    order = _write_order(rows[:limit] if limit else rows, folder)
+    return Prelabelled(written=min(limit or len(rows), len(rows)), skipped=len(every) - len(open_ones), order=order)
+
+
+def uncertainty(scores: Iterable[float]) -> float:
+    """How much a person's look is worth, 0..1: that of the finding nearest to a coin's toss; 0 without findings."""
+    return max((1 - abs(2 * score - 1) for score in scores), default=0.0)
+
+
+def _certain(found: Prediction, min_score: float) -> Prediction:
+    kept = found.scores >= min_score
+    return Prediction(
+        found.path,
+        found.size,
+        found.boxes[kept],
+        found.labels[kept],
+        found.scores[kept],
+        tuple(name for name, keep in zip(found.names, kept.tolist(), strict=True) if keep),
+        None if found.masks is None else found.masks[kept],
+    )
+
+
+def _file_of(picture: Path, images: Path, folder: Path) -> Path:
+    return folder / picture.relative_to(images).with_suffix(".json")
+
+
+def _write_order(rows: list[tuple[float, str, int]], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ORDER
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("picture", "uncertainty", "findings"))
+        writer.writerows((name, f"{value:.4f}", count) for value, name, count in rows)
+    return path

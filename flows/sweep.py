@@ -1,0 +1,77 @@
+"""The sweep flow: one recipe with several values, run after one another or side by side, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from prefect import Task, flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel
+
+from flows.config import FinetuneConfig
+from flows.finetune import Outcome, finetune, say
+from flows.yaml_config import ConfigError
+
+
+class Compared(BaseModel):
+    """All runs of a sweep, the best first; those that failed with their error instead of figures."""
+
+    runs: tuple[Outcome, ...]
+    failed: dict[str, str]
+
+
+def variants(vary: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """A name and the overrides of every combination of ``key=a,b,c``.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    for text in vary:
+        if not text.partition("=")[2]:
+            raise ConfigError(f"--vary {text}: write it as key=value,value, e.g. train.learning_rate=0.01,0.02")
+    keys = [text.partition("=")[0] for text in vary]
+    values = [text.partition("=")[2].split(",") for text in vary]
+    combined = product(*values)
+    return [
+        (f"sweep-{number}", tuple(f"{key}={value}" for key, value in zip(keys, chosen, strict=True)))
+        for number, chosen in enumerate(combined, 1)
+    ]
+
+
+@flow(name="sweep")
+def sweep(configs: list[FinetuneConfig], at_once: int = 1) -> Compared:
+    """Run every configuration and compare them; what they have in common is done once.
+
+    Args:
+        configs: each with a name of its own.
+        at_once: runs at once.
+    """
+    tried = Task(_try, name="finetune")
+    runner: ThreadPoolTaskRunner[Outcome | str] = ThreadPoolTaskRunner(max_workers=at_once)
+    with runner:
+        outcomes = [future.result() for future in [runner.submit(tried, {"config": config}) for config in configs]]
+    compared = Compared(
+        runs=tuple(sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -o.metrics.get("AP", 0))),
+        failed={config.name: o for config, o in zip(configs, outcomes, strict=True) if isinstance(o, str)},
+    )
+    create_markdown_artifact(_page(compared), key="annotune-sweep")
+    if compared.runs:
+        say(f"best: {compared.runs[0].name}, AP {compared.runs[0].metrics.get('AP', 0):.4f}")
+    return compared
+
+
+def _try(config: FinetuneConfig) -> Outcome | str:
+    state = finetune(config, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    return outcome if isinstance(outcome, Outcome) else str(outcome)
+
+
+def _page(compared: Compared) -> str:
+    rows = [
+        f"| {run.name} | {run.metrics.get('AP', 0):.4f} | {run.metrics.get('AP50', 0):.4f} | {run.report} |"
+        for run in compared.runs
+    ]
+    rows += [f"| {name} | failed | | {error.splitlines()[0]} |" for name, error in compared.failed.items()]
+    return "\n".join(["| run | AP | AP50 | report |", "|---|---:|---:|---|", *rows]) + "\n"

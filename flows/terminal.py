@@ -1,0 +1,50 @@
+"""What all commands share on a terminal: arguments, the console, and a quiet Prefect."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; see configs/ for examples.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--set", metavar="KEY=VALUE", help="Set a value, e.g. `-o train.epochs=3`. Repeatable."),
+]
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def quiet_prefect() -> None:
+    """Settings for a flow run on one's own terminal; whoever set them before keeps theirs."""
+    # On a loaded machine the temporary server needs more than its default 20 seconds to start.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # The console gets our lines and our errors; the flow run's own log, with tracebacks, is in Prefect.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+class narrated:  # noqa: N801 - a context manager, used like one
+    """Print what the `annotune` logger says, with the seconds since the last line."""
+
+    def __enter__(self) -> None:
+        self.logger, self.last = logging.getLogger("annotune"), time.monotonic()
+        self.handler = logging.Handler()
+        self.handler.emit = self._emit  # type: ignore[method-assign]
+        self.logger.addHandler(self.handler)
+        self.logger.setLevel(logging.INFO)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeHandler(self.handler)
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        out.print(f"[dim]{now - self.last:6.1f}s[/] {escape(record.getMessage())}", soft_wrap=True)
+        self.last = now
