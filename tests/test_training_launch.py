@@ -71,6 +71,7 @@ def test_a_killed_child_is_a_crash_and_calling_again_ends_with_the_same_weights(
     assert run_training(init, train, val, OPTIONS, tmp_path / "run") == summary
 
 
+@pytest.mark.slow
 def test_a_child_told_to_stop_checkpoints_and_says_so(tmp_path: Path) -> None:
     init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
     options = OPTIONS.model_copy(update={"epochs": 500, "checkpoint_every_steps": 10_000})

@@ -93,7 +93,7 @@ def test_a_stopped_run_continues_to_the_same_weights(
     ]
 
 
-@pytest.mark.parametrize(("lines", "in_write"), [(2, 0), (5, 0), (9, 0), (99, 4), (99, 7)])
+@pytest.mark.parametrize(("lines", "in_write"), [(2, 0), (9, 0), (99, 5)])
 def test_a_killed_run_continues_to_the_same_weights(
     made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, lines: int, in_write: int
 ) -> None:
