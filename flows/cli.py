@@ -247,8 +247,11 @@ def weights_fetch(
 ) -> None:
     """Fetch a checkpoint, verify it, and print where it is."""
     from models.weights.fetch import fetch
+    from tasks.fetch import download_bar
 
-    out.print(str(fetch(source, folder, sha256=sha256).path), soft_wrap=True)
+    with download_bar(source) as bar:
+        fetched = fetch(source, folder, sha256=sha256, progress=bar)
+    out.print(str(fetched.path), soft_wrap=True)
 
 
 @weights_app.command("inspect")

@@ -1,6 +1,7 @@
 """What a person meets at the command line: help that suffices, one message for what is wrong, no traceback."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def annotune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     return call
 
 
+ROOT = Path(__file__).parents[1]
 Command = Callable[..., Result]
 
 
@@ -153,3 +155,24 @@ def test_a_full_disk_leaves_nothing_half_written(annotune: Command, recipe: Path
         assert not list((small / "store").glob("adapt-*"))
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_another_converter_source_converts_again(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
+    for package in ("converters", "models", "tasks", "flows"):
+        shutil.copytree(ROOT / package, tmp_path / "code" / package)
+
+    def convert() -> set[str]:
+        command = [sys.executable, "-c", "from flows.cli import main; main()", "convert", str(recipe)]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "code")}
+        subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+        return {path.name for path in (tmp_path / "workspace/store").glob("convert-*")}
+
+    once, twice = convert(), convert()
+    with (tmp_path / "code/converters/coco.py").open("a") as source:
+        source.write("\n# a touch\n")
+    touched = convert()
+
+    assert len(once) == 1
+    assert twice == once
+    assert len(touched) == 2
