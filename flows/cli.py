@@ -136,7 +136,25 @@ _stage_command("fetch", "Fetch the pretrained checkpoint and verify it.")
 _stage_command("adapt", "Load what fits of the checkpoint; tell about every tensor.")
 _stage_command("train", "Fine-tune in a child process; goes on where a killed run was.")
 _stage_command("evaluate", "Evaluate the best checkpoint on the validation split.")
-_stage_command("report", "Write the report page.")
+
+
+@app.command()
+def report(
+    what: Annotated[list[Path], typer.Argument(metavar="CONFIG.yaml | RUN RUN ...", help="A recipe, or run folders.")],
+    overrides: Overrides = None,
+    page: Annotated[Path, typer.Option("--out", help="The page that compares runs.")] = Path("compare.html"),
+) -> None:
+    """Write the report page of a recipe, or a page that compares runs.
+
+    Run folders are those that `annotune runs` lists, in the workspace's `runs`; the first is the reference.
+    """
+    if len(what) == 1 and not what[0].is_dir():
+        _run_until("report", what[0], overrides)
+        return
+    from flows.runs import compare_runs
+
+    compare_runs(what, page)
+    out.print(f"wrote {page}", soft_wrap=True)
 
 
 @app.command()

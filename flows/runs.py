@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 import orjson
 import yaml
 
+from models.report import ReportInputs, compare
 from tasks.store import Product
 
 FILES = {
     "train": ("best.pt", "last.pt", "metrics.jsonl", "environment.json"),
     "evaluate": ("metrics.json", "detections.json"),
     "adapt": ("plan.json",),
-    "check": ("problems.html",),
+    "check": ("problems.html", "problems.json", "train.json", "val.json", "test.json"),
     "report": ("report.html",),
 }
 
@@ -86,6 +87,30 @@ def differences(runs: list[RunFolder]) -> list[str]:
     """Dotted configuration keys, apart from the name, whose values are not the same in all runs."""
     keys = sorted({key for run in runs for key in run.config} - {"name"})
     return [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
+
+
+def compare_runs(folders: Sequence[Path], page: Path) -> None:
+    """Write a page that puts published runs side by side; the first is what the others are measured against.
+
+    Raises:
+        ReportError: fewer than two runs, or a folder that is none.
+    """
+    compare([_inputs(folder) for folder in folders], page)
+
+
+def _inputs(folder: Path) -> ReportInputs:
+    held_out = folder / "test.json"  # as in the chain: where there is a test split, it was evaluated
+    return ReportInputs(
+        title=folder.name,
+        val=held_out if held_out.is_file() else folder / "val.json",
+        metrics=folder / "metrics.json",
+        train=folder / "train.json",
+        detections=folder / "detections.json",
+        history=folder / "metrics.jsonl",
+        plan=folder / "plan.json",
+        problems=folder / "problems.json",
+        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else "",
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
