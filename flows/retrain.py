@@ -71,28 +71,37 @@ def retrain(
         refreeze: judge by the source's validation split of now, and keep that from now on.
     """
     book = Registry(registry)
+    same = None if refreeze else _unchanged(config, book, rules)
+    if same:
+        return _end(book, same)
     with under_way(config.workspace):
-        return _end(book, _retrain(config, book, rules, refreeze))
+        return _end(book, _contest(config, book, rules, refreeze))
 
 
-def _retrain(config: FinetuneConfig, book: Registry, rules: PromotionRules, refreeze: bool) -> Verdict:
+def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) -> Verdict | None:
+    """The verdict where the last run looked at the very same; such a run uses nothing and costs seconds."""
+    seen = as_tasks(config.workspace)(look, config.source)
+    history = book.history()
+    if not history or history[-1].data != _key(config, rules, seen):
+        return None
+    last = history[-1]
+    message = f"nothing new since {last.at}; version {last.champion} stays champion"
+    return Verdict(outcome="unchanged", champion=last.champion, reasons=(message,))
+
+
+def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refreeze: bool) -> Verdict:
     run = as_tasks(config.workspace)
-    seen = run(look, config.source)
-    data = _key(config, rules, seen)
     history, champion = book.history(), book.champion()
-    if champion and history[-1].data == data and not refreeze:
-        message = f"nothing new since {history[-1].at}; version {champion.number} stays champion"
-        return Verdict(outcome="unchanged", champion=champion.number, reasons=(message,))
     found = dataset(config, run)
     problems = _problems(found.checked)
-    for line in _worse(history[-1].problems if history else {}, problems):
+    for line in _worse(history[-1].problems, problems) if history else ():
         say(f"new since last time: {line}")
     challenger = _challenge(config, run, found, champion, book, refreeze)
     decision = _judge(challenger, rules)
     entry = Entry(
         event="promoted" if decision.promote else "kept",
         champion=champion.number if champion else "",
-        data=data,
+        data=_key(config, rules, found.seen),  # it may have changed since the first look
         reasons=decision.reasons,
         problems=problems,
     )

@@ -115,3 +115,33 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
         assert queue["concurrency_limit"] == 1
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{api}/health")
+
+
+def test_the_automations_are_prefects() -> None:
+    from prefect.events.schemas.automations import AutomationCore  # noqa: PLC0415 - slow
+
+    text = (DEPLOYMENTS / "automations.yaml").read_text()
+    automations = [AutomationCore.model_validate(entry) for entry in yaml.safe_load(text)["automations"]]
+
+    heartbeat, *_ = automations
+    assert heartbeat.trigger.within.total_seconds() >= 3 * 30  # type: ignore[union-attr]
+    entries = prefect_file()["deployments"]
+    assert {entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] for entry in entries} == {
+        "30"
+    }
+
+
+def test_the_job_of_a_kubernetes_pool_asks_for_gpus_and_time_to_stop() -> None:
+    from prefect.utilities.templating import apply_values, find_placeholders  # noqa: PLC0415 - slow
+
+    template = orjson.loads((DEPLOYMENTS / "kubernetes-job-template.json").read_bytes())
+    variables = template["variables"]["properties"]
+    used = {placeholder.name for placeholder in find_placeholders(template["job_configuration"])}
+    defaults = {name: field["default"] for name, field in variables.items() if "default" in field}
+    pod = apply_values(template["job_configuration"], defaults)["job_manifest"]["spec"]["template"]["spec"]
+
+    assert used == variables.keys()
+    assert all(field["description"] for field in variables.values())
+    assert pod["terminationGracePeriodSeconds"] == 90
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1

@@ -1,15 +1,22 @@
 """Runs that are killed: the flow's process, and the training child below it. Real processes and a real server."""
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
+import orjson
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 
+from flows.config import load_config
+from flows.serve import environment, serving
 from tasks.store import sha256_of
 
 pytestmark = pytest.mark.slow
@@ -93,12 +100,25 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+@contextmanager
+def ending_within(seconds: float, pid: int) -> Iterator[None]:
+    """The process is gone within so many seconds after the block; whoever reuses its number does not count."""
+    handle = os.pidfd_open(pid)
+    try:
+        yield
+        assert select.select([handle], [], [], seconds)[0], "the training child lives on"
+    finally:
+        os.close(handle)
+
+
 def test_a_killed_flow_process_is_taken_up_again_to_the_same_bytes(
     data: Path, tmp_path: Path, server_url: str, undisturbed: str
 ) -> None:
     with start(tmp_path, data, server_url) as process:
         part = wait_for_steps(tmp_path, process)
-        process.kill()
+        (child,) = children_of(process.pid)
+        with ending_within(15, child):
+            process.kill()
     assert process.returncode == -signal.SIGKILL
     assert part.is_dir()  # nothing half-written has the final name
 
@@ -119,3 +139,28 @@ def test_a_killed_training_child_is_retried_and_resumes_to_the_same_bytes(
     assert "ended by SIGKILL" in said
     best = next(line.partition(" ")[2] for line in said.splitlines() if line.startswith("reached"))
     assert sha256_of(Path(best)) == undisturbed
+
+
+def test_a_cancelled_run_frees_its_device_and_can_be_resumed(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, data, train={**TRAIN, "epochs": 200})
+    given = orjson.dumps({"config": load_config(recipe)[0].model_dump(mode="json")}).decode()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(tmp_path / "prefect", Path(__file__).parents[1] / "deployments/prefect.yaml", port) as api:
+        command = ["deployment", "run", "finetune/finetune", "--params", given, "--watch"]
+        with subprocess.Popen(
+            [sys.executable, "-m", "prefect", "--no-prompt", *command],
+            env=environment(tmp_path / "prefect", api),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as watching:
+            part = wait_for_steps(tmp_path, watching)
+            (child,) = children_of(os.getpid())
+            (run,) = httpx.post(f"{api}/flow_runs/filter", json={}).json()
+            with ending_within(15, child):
+                cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+                httpx.post(f"{api}/flow_runs/{run['id']}/set_state", json=cancelling).raise_for_status()
+            watching.communicate(timeout=120)
+        assert httpx.get(f"{api}/flow_runs/{run['id']}").json()["state_type"] == "CANCELLED"
+    assert (part / "last.pt").is_file()  # where the next run goes on
