@@ -31,6 +31,7 @@ from models.training.run import (
     least_images,
     prepare,
     resume,
+    unfreeze,
     write_best,
 )
 from models.training.scores import Result
@@ -79,6 +80,8 @@ def finetune(
                 return finish(run)
             if process.any(asked.asked):
                 stopped(run)
+            if run.unfreezing_due():
+                unfreeze(run)
             batch = run.next_of(batches)
             seed_everything(options.seed, "step", run.step, process.rank)
             rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)

@@ -55,7 +55,11 @@ class TrainOptions(BaseModel):
     )
     freeze: str | None = Field(
         default=None,
-        description="What stays: none, stem, stages:N, backbone, all-but-head, re:PATTERN. None: as built.",
+        description="What stays: none, stem, stages:N, backbone, all-but-head, re:PATTERN; auto: by the size of the "
+        "data and its likeness to the checkpoint. None: as built.",
+    )
+    unfreeze_at: PositiveInt | None = Field(
+        default=None, description="Epochs after which what `freeze` holds trains too. None: it stays for the whole run."
     )
     lr_multipliers: dict[str, float] = Field(
         default={}, description="Factors on the rate by part: backbone, neck, head, stem, stage:N, re:PATTERN."

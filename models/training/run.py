@@ -72,6 +72,7 @@ class Run:
     unreadable: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    unfrozen: bool = False  # in this process; when it is due follows from ``step``
 
     def batches(self) -> Iterator[Batch]:
         """The images of the steps that are still to come, from this one on."""
@@ -104,6 +105,11 @@ class Run:
         if self.validation is None or self.step in (0, self.evaluated):
             return False
         return self.step % (self.plan.steps_per_epoch * self.options.eval_every) == 0 or self.step == self.plan.steps
+
+    def unfreezing_due(self) -> bool:
+        """From the end of epoch ``unfreeze_at`` on, until it is done."""
+        at = self.options.unfreeze_at
+        return at is not None and not self.unfrozen and self.step >= at * self.plan.steps_per_epoch
 
     def patience_spent(self) -> bool:
         """Whether the last ``patience`` evaluations brought nothing."""
@@ -229,6 +235,23 @@ def distributed(model: nn.Module, options: TrainOptions, process: Process) -> nn
     if options.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(model, device_ids=[process.device] if process.device.type == "cuda" else None)
+
+
+def unfreeze(run: Run) -> None:
+    """Let everything train from this step on.
+
+    The optimizer has held every parameter from the start, so what thaws is stepped, however alike it is to another
+    (Lightning's and MMEngine's unfreezing leaves parameters untrained here).
+    """
+    report = apply_freeze(run.model, run.assembled.detector, "none")
+    run.forward = distributed(run.model, run.options, run.process)
+    run.forward.train()
+    if isinstance(run.optimizer, torch.optim.SGD):
+        # The fused step takes momentum for all of a group or for none; a zero is what no momentum yet means.
+        for parameter in run.model.parameters():
+            run.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+    run.unfrozen = True
+    run.journal.write("unfreeze", step=run.step, trains=report.summary())
 
 
 def least_images(run: Run) -> int:
