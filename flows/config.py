@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from models.zoo.options import DetectorOptions
 from tasks.check import CheckOptions
 from tasks.convert import SourceOptions
 from tasks.fetch import Location, WeightsOptions
+
+LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")  # of a URL: user name and password
 
 
 class FinetuneConfig(BaseModel):
@@ -42,8 +45,9 @@ class FinetuneConfig(BaseModel):
         return source
 
     def as_yaml(self) -> str:
-        """The resolved configuration as a recipe, every value written out."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude={"workspace"}), sort_keys=False, allow_unicode=True)
+        """The resolved configuration as a recipe, every value written out but how to log in to a URL."""
+        values = self.model_dump(mode="json", exclude={"workspace"})
+        return LOGIN.sub(r"\1", yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[FinetuneConfig, Recipe]:
