@@ -16,4 +16,7 @@ def paused_collection() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            # Straight to the oldest generation: else the first allocation from here on walks all that was made.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()

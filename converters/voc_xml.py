@@ -140,7 +140,9 @@ def parse_regular(data: bytes) -> RegularFile | None:
         return None
     pieces, order = _split_objects(data[head.end() :])
     labels = list(map(_label, pieces[1::8]))
-    left, top, right, bottom = (list(map(float, pieces[3 + index :: 8])) for index in order)
+    a, b, c, d = order  # one statement a side: a loop over them costs a tenth of the whole
+    left, top = list(map(float, pieces[3 + a :: 8])), list(map(float, pieces[3 + b :: 8]))
+    right, bottom = list(map(float, pieces[3 + c :: 8])), list(map(float, pieces[3 + d :: 8]))
     if not pieces or not all(labels) or any(map(gt, left, right)) or any(map(gt, top, bottom)):
         return None
     attributes = list(map(_flags_of, pieces[2::8], pieces[7::8]))
