@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check serve parity clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,5 +23,19 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Prefect server, process pool and worker on this machine, with everything deployed; Ctrl-C stops all of it.
+serve: .venv/ready
+	$(BIN)/annotune serve
+
+# Our own detectors against mmdetection's, with the same weights; it lives in an environment of its own.
+.venv-parity/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	.venv-parity/bin/pip install --quiet --disable-pip-version-check mmdet==3.3.0 mmengine mmcv-lite==2.1.0
+	@touch $@
+
+parity: .venv-parity/ready
+	.venv-parity/bin/python -m pytest tests/test_parity_mmdet.py -W ignore -rP
+
 clean:
-	rm -rf .venv .demo
+	rm -rf .venv .venv-parity .demo
