@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tasks.gc import collect, sizes, under_way
 from tasks.store import Product, make_product
@@ -104,6 +105,16 @@ with under_way(Path({str(tmp_path)!r})):
     assert collect(tmp_path, 1).active == 0
 
     assert names(tmp_path) == ["b"]
+
+
+def test_a_product_under_its_lock_is_left_alone_whoever_holds_it(tmp_path: Path) -> None:
+    use(tmp_path, "a")
+    use(tmp_path, "b")
+
+    with FileLock(tmp_path / f"locks/convert-{'a':0<24}.lock"):
+        assert collect(tmp_path, 1).removed == ()
+
+    assert names(tmp_path) == ["a", "b"]
 
 
 def test_what_is_gone_is_made_again(tmp_path: Path) -> None:

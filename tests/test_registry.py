@@ -114,6 +114,25 @@ def test_killed_at_any_write_the_champion_is_one_of_the_two_and_the_next_try_end
     assert len(book.history()) == 2
 
 
+def _die_before_renaming(folder: Path) -> None:
+    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign]
+    Registry(str(folder / "models")).rollback()
+
+
+def test_killed_within_the_write_of_the_pointer_the_old_one_is_whole(tmp_path: Path) -> None:
+    book = Registry(str(tmp_path / "models"))
+    promote(book, tmp_path, "one")
+    promote(book, tmp_path, "two")
+    before = (tmp_path / "models/champion.json").read_bytes()
+    process = multiprocessing.get_context("spawn").Process(target=_die_before_renaming, args=(tmp_path,))
+    process.start()
+    process.join()
+
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "models/champion.json").read_bytes() == before
+    assert book.rollback().number == "0001"
+
+
 def test_the_module_knows_neither_prefect_nor_torch() -> None:
     assert not {"prefect", "torch"} & {name.split(".")[0] for name in vars(module)}
 
