@@ -113,6 +113,9 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
 
         queue = httpx.get(f"{api}/work_pools/local/queues/gpu").json()
         assert queue["concurrency_limit"] == 1
+        for deployment in httpx.post(f"{api}/deployments/filter", json={}).json():
+            limit = deployment["global_concurrency_limit"]
+            assert limit["limit"] == 1 if "gpu" in deployment["tags"] else limit is None
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{api}/health")
 
