@@ -1,6 +1,7 @@
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,40 +89,38 @@ def test_a_file_that_is_gone_does_not_load(tmp_path: Path) -> None:
         FileRef.model_validate_json(ref.model_dump_json())
 
 
-def make_and_count(workspace: Path) -> None:
-    def make(folder: Path) -> None:
-        with (workspace / "made").open("a") as file:
-            file.write("x")
-        fill(folder)
+MAKER = """
+import os, signal, sys
+from pathlib import Path
+from tasks.store import make_product
 
-    make_product(workspace, "convert", "k" * 64, make)
+workspace, die = Path(sys.argv[1]), sys.argv[2] == "die"
+
+def make(folder):
+    with (workspace / "made").open("a") as file:
+        file.write("x")
+    (folder / "step1").write_text("done")
+    if die:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+make_product(workspace, "train", "k" * 64, make, resume=True)
+"""
+
+
+def maker(workspace: Path, how: str) -> subprocess.Popen[bytes]:
+    """Another process that makes the product. A fork of this one would inherit the locks of its many threads."""
+    return subprocess.Popen([sys.executable, "-c", MAKER, str(workspace), how])
 
 
 def test_two_processes_make_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=make_and_count, args=(tmp_path,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
+    processes = [maker(tmp_path, "whole") for _ in range(4)]
 
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert [process.wait(60) for process in processes] == [0] * 4
     assert (tmp_path / "made").read_text() == "x"
 
 
-def killed_while_making(workspace: Path) -> None:
-    def make(folder: Path) -> None:
-        (folder / "step1").write_text("done")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    make_product(workspace, "train", "k" * 64, make, resume=True)
-
-
 def test_a_killed_maker_leaves_its_work_to_the_next_and_holds_no_lock(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=killed_while_making, args=(tmp_path,))
-    process.start()
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
+    assert maker(tmp_path, "die").wait(60) == -signal.SIGKILL
     found = []
 
     def go_on(folder: Path) -> None:
