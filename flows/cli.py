@@ -34,6 +34,8 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Entry point: one message for what users get wrong (exit 2), another for what the machine does (exit 1)."""
+    # Before torch is imported: threads that wait by spinning starve each other where a machine is shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ValueError as error:  # all our user errors are ValueErrors
