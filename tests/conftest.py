@@ -17,3 +17,8 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=180):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs Prefect's server last: once it runs in this process, forked loading processes die at birth."""
+    items.sort(key=lambda item: "prefect_server" in getattr(item, "fixturenames", ()))
