@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from models.training.coco import CocoTable
 from models.training.dataset import Batch, Loaded, PlainImages, collate
 from models.training.scores import Result
 
+QUIET = 2  # threads: the main one, and the training process's watch over its parent
+
 
 def loading_processes(wanted: int | None, device: torch.device) -> int:
     """How many processes load images: as wanted; else none beside CPU training, which needs the cores itself."""
@@ -30,9 +33,21 @@ def loading_processes(wanted: int | None, device: torch.device) -> int:
 def image_batches(
     dataset: Dataset[Loaded], indices: Sequence[int], batch_size: int, workers: int, *, pin: bool = False
 ) -> DataLoader[Loaded]:
-    """Batches of these images in this order."""
+    """Batches of these images in this order.
+
+    Loading processes are forked only from a process without other threads (a server or a client in it, say): what is
+    forked beside them inherits their locks and dies. Elsewhere they come from a server that runs nothing.
+    """
+    crowded = workers > 0 and threading.active_count() > QUIET
     batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        multiprocessing_context="forkserver" if crowded else None,
+    )
 
 
 @dataclass(frozen=True)
