@@ -99,6 +99,17 @@ def prelabel(
         flow(registry, images.resolve(), folder.resolve(), min_score, limit)
 
 
+def join(
+    workspace: Workspace = Path(".annotune"),
+    once: Annotated[bool, typer.Option(help="Leave after one run.")] = False,
+) -> None:
+    """Train along in the workspace's runs that want more machines (`train.machines`); Ctrl-C stops it."""
+    from flows.join import join_runs
+
+    with narrated():
+        join_runs(workspace.resolve(), once=once)
+
+
 def sweep(
     config: Recipe,
     vary: Annotated[list[str], typer.Option(metavar="KEY=A,B,C", help="Values of a key. Repeatable: all pairs.")],

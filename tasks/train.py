@@ -31,6 +31,8 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
         TrainingCrash: the child died (killed, out of memory, a CUDA fault); calling again resumes.
     """
     learn, choose = DetectionData(train.path, images.root), DetectionData(val.path, images.root)
+    if options.machines > 1:
+        log.info("waiting for machines to join, %d in all: `annotune join WORKSPACE` there", options.machines)
     with TrainingDisplay() as show:
         summary = run_training(init.path, learn, choose, options, folder, on_line=show)
     (folder / "summary.md").write_text(_summary(summary))

@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from models.training.child import GRACE, USER_ERRORS
 from models.training.files import write_json
 from models.training.folder import TrainSummary, claim, read_summary, run_inputs
 from models.training.journal import Line
+from models.training.machines import Place, leader, meeting_folder
 from models.training.options import DetectionData, TrainOptions
 
 
@@ -52,22 +53,38 @@ def run_training(
     """
     if (finished := _finished(init, train, val, options, folder)) is not None:
         return finished
-    with tempfile.TemporaryDirectory(prefix="annotune-") as scratch:
+    place = leader(options, process_count(options))
+    alone = options.machines == 1
+    with tempfile.TemporaryDirectory(prefix="annotune-") if alone else meeting_folder(folder) as scratch:
         job = Path(scratch) / "job.json"
-        write_json(job, _job(init, train, val, options, folder))
-        processes = process_count(options)
-        threads = options.threads or max(1, len(os.sched_getaffinity(0)) // processes)
-        code, said = _run(_command(processes, job), threads, on_line or (lambda line: None))
-        if code:
-            raise _failure(code, said, Path(scratch))
+        write_json(job, {**_job(init, train, val, options, folder), "place": asdict(place)})
+        run_place(place, job, on_line or (lambda line: None))
     summary = read_summary(folder)
     if summary is None:
         raise TrainingCrash(f"the training process ended without a summary in {folder}")
     return summary
 
 
+def run_place(place: Place, job: Path, on_line: Callable[[Line], None] = lambda line: None) -> None:
+    """Run one machine's processes of a job to their end.
+
+    Args:
+        place: the machine's, from :func:`models.training.machines.take_place` where it does not lead.
+        job: the file that tells the processes what to do.
+        on_line: gets every line of ``metrics.jsonl``, on the machine that leads.
+
+    Raises:
+        TrainingCrash, TrainingStopped, TrainingError, ValueError: as :func:`run_training`.
+    """
+    options = TrainOptions.model_validate(orjson.loads(job.read_bytes())["options"])
+    threads = options.threads or max(1, len(os.sched_getaffinity(0)) // place.processes)
+    code, said = _run([*place.launcher(), "-m", "models.training.child", str(job)], threads, on_line)
+    if code:
+        raise _failure(code, said, job.parent)
+
+
 def process_count(options: TrainOptions) -> int:
-    """How many processes train: one per GPU, or as many as ``devices`` says.
+    """How many processes train on this machine: one per GPU, or as many as ``devices`` says.
 
     Raises:
         ValueError: more devices than there are GPUs, where there are some.
@@ -86,7 +103,7 @@ def _finished(
     """The summary of this very run, if it is finished: no process needs to start."""
     if (summary := read_summary(folder)) is None:
         return None
-    claim(folder, run_inputs(init, train, val, options, process_count(options)), options)
+    claim(folder, run_inputs(init, train, val, options, process_count(options) * options.machines), options)
     return summary
 
 
@@ -103,11 +120,6 @@ def _job(
         "options": options.model_dump(mode="json"),
         "folder": str(folder.absolute()),
     }
-
-
-def _command(processes: int, job: Path) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*launcher, "-m", "models.training.child", str(job)]
 
 
 def _run(command: list[str], threads: int, on_line: Callable[[Line], None]) -> tuple[int, list[str]]:

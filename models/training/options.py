@@ -13,7 +13,7 @@ from models.training.transforms import AUGMENTATIONS
 from models.zoo import Detector
 
 # These change how fast the same weights are reached, not which weights: a run may resume with other values.
-FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every"})
+FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every", "address"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,13 @@ class TrainOptions(BaseModel):
         default=None,
         ge=0,
         description="Processes, one GPU each where there are GPUs. None: one per GPU, 1 without; 0: the CPU.",
+    )
+    machines: PositiveInt = Field(
+        default=1,
+        description="Machines that share the run, with as many processes each; `annotune join` on the others.",
+    )
+    address: str | None = Field(
+        default=None, description="Where the other machines reach this one. None: by its host name."
     )
     sync_batchnorm: bool = Field(default=False, description="Share batch statistics between devices.")
     channels_last: bool = Field(default=False, description="NHWC memory format; faster convolutions on recent GPUs.")
