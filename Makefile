@@ -35,7 +35,7 @@ serve: .venv/ready
 	@touch $@
 
 parity: .venv-parity/ready
-	.venv-parity/bin/python -m pytest tests/test_parity_mmdet.py -W ignore -rP
+	.venv-parity/bin/python -m pytest tests/test_parity_mmdet.py tests/test_parity_mmdet_weights.py -W ignore -rP
 
 clean:
 	rm -rf .venv .venv-parity .demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 import types
 from importlib import import_module
@@ -90,3 +91,24 @@ def mmdetection() -> types.SimpleNamespace:
         Config=import_module("mmengine.config").Config,
         configs=Path(package.__file__).parent / ".mim" / "configs",
     )
+
+
+def agree(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """Compare, and print the largest difference for the record (`pytest -rP`)."""
+    assert ours.shape == theirs.shape
+    difference = (ours - theirs).abs().max().item()
+    print(f"{what}: {difference:.1e} (largest value {theirs.abs().max().item():.3g}, allowed {tolerance:.0e})")
+    assert difference <= tolerance, what
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Weights that are not the initial ones, so that every layer says something."""
+    draw = torch.Generator().manual_seed(5)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2.0, generator=draw)
+        elif name.endswith(("running_mean", "bias")):
+            tensor.normal_(0, 0.1, generator=draw)
+        elif re.search(r"fc_(cls|reg)|rpn_(cls|reg)", name):
+            tensor.normal_(0, 0.05, generator=draw)
+    return model

@@ -8,7 +8,8 @@ from typing import Any
 import helpers_mmdet
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers_mmdet import agree, shaken
+from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from models.zoo import DetectorOptions, build_detector
@@ -49,27 +50,6 @@ def renamed(state: dict[str, Tensor], names: tuple[tuple[str, str], ...]) -> dic
         else:
             result[new] = value
     return {key: value for key, value in result.items() if not key.endswith("num_batches_tracked")}
-
-
-def agree(what: str, ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    """Compare, and print the largest difference for the record (`pytest -rP`)."""
-    assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs().max().item()
-    print(f"{what}: {difference:.1e} (largest value {theirs.abs().max().item():.3g}, allowed {tolerance:.0e})")
-    assert difference <= tolerance, what
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """Weights that are not the initial ones, so that every layer says something."""
-    draw = torch.Generator().manual_seed(5)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2.0, generator=draw)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.1, generator=draw)
-        elif re.search(r"fc_(cls|reg)|rpn_(cls|reg)", name):
-            tensor.normal_(0, 0.05, generator=draw)
-    return model
 
 
 class Cascades:
