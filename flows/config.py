@@ -18,7 +18,9 @@ from models.zoo.options import DetectorOptions
 from tasks.check import CheckOptions
 from tasks.convert import SourceOptions
 from tasks.fetch import Location, WeightsOptions
+from tasks.timeouts import Timeouts
 
+DECIDE_NOTHING = ("workspace", "timeouts")  # where and how long, not what
 LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")  # of a URL: user name and password
 
 
@@ -35,6 +37,7 @@ class FinetuneConfig(BaseModel):
     weights: WeightsOptions | None = Field(None, description="Where to start from; none: random weights")
     train: TrainOptions = Field(TrainOptions(), description="How to train")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How to evaluate")
+    timeouts: Timeouts = Field(Timeouts(), description="Hours after which a stage is given up")
 
     @field_validator("source")
     @classmethod
@@ -45,8 +48,8 @@ class FinetuneConfig(BaseModel):
         return source
 
     def as_yaml(self) -> str:
-        """The resolved configuration as a recipe, every value written out but how to log in to a URL."""
-        values = self.model_dump(mode="json", exclude={"workspace"})
+        """The resolved configuration as a recipe, every value that decides something; no logins of URLs."""
+        values = self.model_dump(mode="json", exclude={*DECIDE_NOTHING})
         return LOGIN.sub(r"\1", yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=10**6))
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
-from tasks.as_task import as_task
+from tasks.as_task import as_task, refuse_timeout
 from tasks.gc import under_way
 from tasks.stage import Stage
 from tasks.store import Product
@@ -56,7 +56,7 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
     """
     reused: list[str] = []
     with under_way(config.workspace):
-        results = dict(chain(config, as_tasks(config.workspace, reused), baseline, baseline_title))
+        results = dict(chain(config, as_tasks(config, reused), baseline, baseline_title))
         products = {name: result for name, result in results.items() if isinstance(result, Product)}
         folder = publish(config.workspace, config.name, config.as_yaml(), products)
     outcome = Outcome(
@@ -76,12 +76,16 @@ def box_metrics(evaluated: Product) -> dict[str, float]:
     return {name: value for name, value in scores.items() if value is not None}
 
 
-def as_tasks(workspace: Path, reused: list[str] | None = None) -> Runner:
-    """Run stages as Prefect tasks in ``workspace``; the names of those that were cached go to ``reused``."""
+def as_tasks(config: FinetuneConfig, reused: list[str] | None = None) -> Runner:
+    """Run stages as Prefect tasks in the workspace; the names of those that were cached go to ``reused``.
+
+    The runner raises StageTimeoutError where a stage took too long.
+    """
     found = [] if reused is None else reused
 
     def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        state = as_task(stage, workspace)(workspace, *args, **kwargs)
+        state = as_task(stage, config.workspace, config.timeouts)(config.workspace, *args, **kwargs)
+        refuse_timeout(stage.name, state, config.timeouts)
         result: Any = state.result()
         if state.name == "Cached":
             found.append(stage.name)

@@ -47,7 +47,7 @@ def convert(config: FinetuneConfig) -> Product:
         DatasetError: the check found errors.
     """
     with under_way(config.workspace):
-        return dataset(config, as_tasks(config.workspace)).checked
+        return dataset(config, as_tasks(config)).checked
 
 
 @flow(name="evaluate", flow_run_name="{config.name}")
@@ -61,7 +61,7 @@ def evaluate(config: FinetuneConfig, checkpoint: str) -> dict[str, float]:
     Returns:
         COCO's box metrics, 0..1.
     """
-    run = as_tasks(config.workspace)
+    run = as_tasks(config)
     with under_way(config.workspace):
         data = dataset(config, run)
         weights = run(fetch, checkpoint, None)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from converters.fingerprint import Fingerprint
 from flows.chain import Runner
-from flows.config import FinetuneConfig
+from flows.config import DECIDE_NOTHING, FinetuneConfig
 from flows.finetune import as_tasks, box_metrics, say
 from flows.parts import Dataset, dataset
 from flows.promotion import Decision, PromotionRules, Scores, decide, read_scores
@@ -80,7 +80,7 @@ def retrain(
 
 def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) -> Verdict | None:
     """The verdict where the last run looked at the very same; such a run uses nothing and costs seconds."""
-    seen = as_tasks(config.workspace)(look, config.source)
+    seen = as_tasks(config)(look, config.source)
     history = book.history()
     if not history or history[-1].data != _key(config, rules, seen):
         return None
@@ -90,7 +90,7 @@ def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) ->
 
 
 def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refreeze: bool) -> Verdict:
-    run = as_tasks(config.workspace)
+    run = as_tasks(config)
     history, champion = book.history(), book.champion()
     found = dataset(config, run)
     problems = _problems(found.checked)
@@ -110,7 +110,7 @@ def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refr
 
 def _key(config: FinetuneConfig, rules: PromotionRules, seen: Fingerprint) -> str:
     """What a run would be about: the data, what is made of it and how it is judged, wherever it lies."""
-    said = config.model_dump(mode="json", exclude={"name", "workspace"}) | {"source": config.source.binding()}
+    said = config.model_dump(mode="json", exclude={"name", *DECIDE_NOTHING}) | {"source": config.source.binding()}
     return content_key("retrain", "flows.registry", {"config": said, "rules": rules, "seen": seen})
 
 

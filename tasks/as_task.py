@@ -6,7 +6,6 @@ import errno
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,13 +13,16 @@ from prefect import Task, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
+from prefect.task_engine import TaskRunTimeoutError
 
 from models.errors import TrainingCrash
 from tasks.stage import Stage
 from tasks.store import Product
+from tasks.timeouts import StageTimeoutError, Timeouts
 
 P = ParamSpec("P")
 T = TypeVar("T")
+DEFAULT_TIMEOUTS = Timeouts()
 
 # What asking again does not heal, although Python calls it an OSError.
 PERMANENT = {
@@ -38,38 +40,39 @@ PERMANENT = {
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether the world may heal what failed: a network or file system fault, a child process that died.
 
-    Bad data, a wrong configuration or a full disk fail at once, with their own message.
+    Bad data, a wrong configuration, a full disk or a timeout fail at once, with their own message.
     """
     error = state.data
+    if isinstance(error, TaskRunTimeoutError):
+        return False
     if isinstance(error, OSError):
         return error.errno not in PERMANENT
     return isinstance(error, TrainingCrash)
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How often and after how long a stage is tried again, and when it is given up."""
-
-    delays: tuple[float, ...]  # seconds before each further attempt, spread by up to a half
-    timeout: float | None = None  # seconds for one attempt
-
-
-POLICIES = {
-    "look": Policy((1, 5)),
-    "convert": Policy((1, 5)),
-    "check": Policy(()),  # bad data does not heal
-    "holdout": Policy((1, 5)),
-    "fetch": Policy((2, 4, 8, 16)),
-    "adapt": Policy((1, 5)),
-    "train": Policy((2, 10, 30)),
-    "evaluate": Policy((1, 5)),
-    "report": Policy((1, 5)),
+# Seconds before each further attempt, spread by up to a half.
+RETRY_AFTER: dict[str, tuple[float, ...]] = {
+    "look": (1, 5),
+    "convert": (1, 5),
+    "check": (1, 5),
+    "holdout": (1, 5),
+    "fetch": (2, 4, 8, 16),
+    "adapt": (1, 5),
+    "train": (2, 10, 30),
+    "evaluate": (1, 5),
+    "report": (1, 5),
 }
 
 
-def as_task(stage: Stage[P, T], workspace: Path) -> Callable[Concatenate[Path, P], State[T]]:
-    """The stage as a Prefect task that returns its state; results are small JSON in ``<workspace>/results``."""
-    policy = POLICIES[stage.name]
+def as_task(
+    stage: Stage[P, T], workspace: Path, timeouts: Timeouts = DEFAULT_TIMEOUTS
+) -> Callable[Concatenate[Path, P], State[T]]:
+    """The stage as a Prefect task that returns its state; results are small JSON in ``<workspace>/results``.
+
+    A timeout interrupts whatever the stage waits for where the flow runs in its process's main thread, as it does on a
+    worker; in other threads it strikes when the wait is over.
+    """
+    delays = RETRY_AFTER[stage.name]
 
     def key(context: TaskRunContext, inputs: dict[str, Any]) -> str | None:
         return stage.key({name: value for name, value in inputs.items() if name != "workspace"})
@@ -82,13 +85,21 @@ def as_task(stage: Stage[P, T], workspace: Path) -> Callable[Concatenate[Path, P
         persist_result=stage.cached,
         result_storage=workspace / "results",
         result_serializer="json",
-        retries=len(policy.delays),
-        retry_delay_seconds=list(policy.delays),
+        retries=len(delays),
+        retry_delay_seconds=list(delays),
         retry_jitter_factor=0.5,
         retry_condition_fn=is_transient,
-        timeout_seconds=policy.timeout,
+        timeout_seconds=getattr(timeouts, stage.name) * 3600,
     )
     return lambda *args, **kwargs: wrapped(*args, **kwargs, return_state=True)
+
+
+def refuse_timeout(name: str, state: State[Any], timeouts: Timeouts) -> None:
+    """Raise StageTimeoutError where the stage's time ran out; it was stopped, with the processes it had started."""
+    if state.name == "TimedOut" and isinstance(state.result(raise_on_failure=False), TaskRunTimeoutError):
+        kept = "; the next run goes on from its last checkpoint" if name == "train" else ""
+        hours = getattr(timeouts, name)
+        raise StageTimeoutError(f"{name} was stopped after {hours:g} h, its timeout{kept}. Raise timeouts.{name}")
 
 
 def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:

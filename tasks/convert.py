@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from converters.coco import write_coco
 from converters.fingerprint import Fingerprint
+from converters.formats import FORMATS, find_format
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
 from tasks.stage import product
@@ -24,7 +25,10 @@ class SourceOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: str = Field(description="voc, labelme, cityscapes, ...: see `annotune-convert --help`")
+    format: str = Field(
+        description="Format of the annotations; docs/formats.md says what is read",
+        json_schema_extra={"enum": [*FORMATS]},
+    )
     root: Path = Field(description="Folder of the dataset")
     images: Path | None = Field(None, description="Folder of the images, where the format does not say")
     splits: dict[str, float | str] = Field(
@@ -36,6 +40,11 @@ class SourceOptions(BaseModel):
     options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
     jobs: int = Field(1, ge=1, description="Processes that read annotations")
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return find_format(name).name
 
     def binding(self) -> dict[str, Any]:
         """The fields that decide the result: not where the source is, nor how many processes read it."""

@@ -1,4 +1,5 @@
 import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ from prefect.client.orchestration import get_client
 from prefect.states import Failed
 from pydantic import BaseModel
 
+from flows import chain, retrain
 from models.errors import WeightsError
 from models.weights.fetch import NetworkError
-from tasks.as_task import POLICIES, Policy, as_task, is_transient
-from tasks.stage import product
+from tasks.as_task import RETRY_AFTER, as_task, is_transient, refuse_timeout
+from tasks.stage import Stage, product
 from tasks.store import Product
+from tasks.timeouts import StageTimeoutError, Timeouts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -29,6 +32,8 @@ failures: list[Exception] = []
 def convert(folder: Path, options: Options) -> None:
     """Write the text."""
     calls.append(options.text)
+    if options.text == "hangs":
+        threading.Event().wait(60)
     if failures:
         raise failures.pop(0)
     (folder / "a.txt").write_text(options.text)
@@ -89,7 +94,7 @@ def test_two_workspaces_do_not_share_results(tmp_path: Path) -> None:
 
 
 def test_what_the_world_may_heal_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(POLICIES, "convert", Policy((0, 0)))
+    monkeypatch.setitem(RETRY_AFTER, "convert", (0, 0))
     failures.extend([TimeoutError("slow disk"), ConnectionResetError("share gone")])
 
     name, _ = run(tmp_path, Options(root=Path("/x")))
@@ -99,13 +104,36 @@ def test_what_the_world_may_heal_is_tried_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_bad_data_fails_at_once_with_its_own_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(POLICIES, "convert", Policy((0, 0)))
+    monkeypatch.setitem(RETRY_AFTER, "convert", (0, 0))
     failures.extend([WeightsError("a.pth: no checkpoint", "Give another")] * 3)
 
     with pytest.raises(WeightsError, match=r"a.pth: no checkpoint. Give another"):
         run(tmp_path, Options(root=Path("/x")))
 
     assert len(calls) == 1
+
+
+def test_what_hangs_is_given_up_once_and_says_which_key_to_raise(tmp_path: Path) -> None:
+    timeouts = Timeouts(convert=0.3 / 3600)
+
+    @flow
+    def one() -> None:
+        state = as_task(convert, tmp_path, timeouts)(tmp_path, Options(root=Path("/x"), text="hangs"))
+        refuse_timeout("convert", state, timeouts)
+
+    with pytest.raises(
+        StageTimeoutError, match=r"convert was stopped after .* h, its timeout\. Raise timeouts\.convert"
+    ):
+        one()
+
+    assert calls == ["hangs"]  # another attempt would hang as well
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_every_stage_that_is_a_task_has_its_timeout_and_its_retries() -> None:
+    stages = {value.name for module in (chain, retrain) for value in vars(module).values() if isinstance(value, Stage)}
+
+    assert Timeouts.model_fields.keys() == RETRY_AFTER.keys() == stages
 
 
 @pytest.mark.parametrize(
