@@ -204,14 +204,15 @@ def runs(
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="A detector: list the checkpoints published for it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model: list the checkpoints published for it.")] = None,
 ) -> None:
-    """List the detectors: published AP, parameters, and the fields that may be excluded from a load."""
-    from models.zoo import get_detector, zoo_table
+    """List detectors and classifiers: published scores, parameters, and the fields to exclude from a load."""
+    from models.zoo import classifier_table, get_detector, zoo_table
 
     if name:
         for weights in get_detector(name).pretrained:
-            published = f"box AP {weights.box_ap}" + (f", mask AP {weights.mask_ap}" if weights.mask_ap else "")
+            known = (("box AP", weights.box_ap), ("mask AP", weights.mask_ap), ("top-1", weights.top1))
+            published = ", ".join(f"{kind} {score}" for kind, score in known if score)
             out.print(f"{weights.source}  {published}", soft_wrap=True)
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
@@ -226,6 +227,18 @@ def models(
     out.print(
         "box, mask: published AP on COCO val2017, percent. M: parameters, millions. exclude fields: what "
         "`weights.exclude` understands besides re: and glob: rules. `annotune models NAME` lists the checkpoints."
+    )
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("classifier", no_wrap=True)
+    table.add_column("top-1", justify="right")
+    table.add_column("M", justify="right")
+    table.add_column("", overflow="fold")
+    for row in classifier_table():
+        table.add_row(row.name, f"{row.top1:.1f}" if row.top1 else "-", f"{row.parameters / 1e6:.1f}", row.title)
+    out.print(table)
+    out.print(
+        "top-1: published on ImageNet's validation images, percent. These are some: timm://NAME and torchvision://NAME "
+        "take any model of the two libraries."
     )
 
 

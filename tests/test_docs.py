@@ -14,7 +14,7 @@ from converters.cli import make_app
 from converters.formats import FORMATS
 from flows.cli import app
 from flows.config import FinetuneConfig, load_config
-from models.zoo import zoo_table
+from models.zoo import classifier_table, is_classifier, zoo_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,6 +30,13 @@ def models() -> Iterator[str]:
     for row in zoo_table():
         scores = " | ".join(f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
         yield f"| `{row.name}` | {row.title} | {scores} | {row.parameters / 1e6:.1f} |"
+
+
+def classifiers() -> Iterator[str]:
+    yield from ("| classifier | | top-1 | M parameters |", "|---|---|---:|---:|")
+    for row in classifier_table():
+        score = f"{row.top1:.1f}" if row.top1 else "-"
+        yield f"| `{row.name}` | {row.title} | {score} | {row.parameters / 1e6:.1f} |"
 
 
 def commands() -> Iterator[str]:
@@ -74,6 +81,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
 TABLES: list[tuple[str, str, Callable[[], Iterator[str]]]] = [
     ("README.md", "formats", formats),
     ("README.md", "models", models),
+    ("README.md", "classifiers", classifiers),
     ("README.md", "commands", commands),
     ("docs/config.md", "keys", config_keys),
 ]
@@ -97,7 +105,7 @@ def test_the_tables_are_what_the_code_says(file: str, name: str, table: Callable
 def test_every_recipe_is_a_configuration(path: Path) -> None:
     config, _ = load_config(path)
 
-    assert config.detector.name in {row.name for row in zoo_table()}
+    assert is_classifier(config.detector.name) or config.detector.name in {row.name for row in zoo_table()}
 
 
 def test_links_of_the_docs_lead_somewhere() -> None:

@@ -80,7 +80,7 @@ def plan_load(
     target = Target(detector, {key: tuple(tensor.shape) for key, tensor in state.items()}, tuple(classes))
     names = renamed_keys(checkpoint.tensors, rules.rename)
     key_map, offers, strays = choose_key_map(names, target, rules.key_map)
-    known, notes = _known_classes(checkpoint, key_map, class_counts(offers, target), len(target.classes))
+    known, notes = _known_classes(checkpoint, key_map, class_counts(offers, target), target)
     match = _Classes(target.classes, known, rules.classes == "keep")
     held = excluded(rules, detector, list(target.shapes))
     tensors = _together([_planned(key, target, offers.get(key), held.get(key), match) for key in target.shapes])
@@ -107,7 +107,7 @@ def is_counter(key: str) -> bool:
 
 
 def _known_classes(
-    checkpoint: Checkpoint, key_map: KeyMap, counts: set[int], classes: int
+    checkpoint: Checkpoint, key_map: KeyMap, counts: set[int], target: Target
 ) -> tuple[tuple[str, ...] | None, list[str]]:
     """The checkpoint's class names: its own, or the published list of its framework where the count of rows fits.
 
@@ -115,7 +115,7 @@ def _known_classes(
         checkpoint: for the names that it carries.
         key_map: for the lists that its framework publishes checkpoints of.
         counts: the numbers of classes that its heads have rows for.
-        classes: the model's number of classes.
+        target: the model.
     """
     if key_map is BACKBONE:
         return None, []  # a classifier's classes are no detector's, however they are spelled
@@ -126,11 +126,12 @@ def _known_classes(
     notes = []
     if named is not None:
         notes.append(f"the checkpoint names {len(named)} classes but has rows for {found}: its names are not used")
-    published = key_map.published.get(next(iter(counts))) if len(counts) == 1 else None
+    detects = target.detector.task == "detection"  # the published lists are those of detection sets
+    published = key_map.published.get(next(iter(counts))) if detects and len(counts) == 1 else None
     if published is not None:
         notes.append(f"the checkpoint has rows for {found} classes: they are taken for the published list of as many")
-    elif counts == {classes}:
-        notes.append(f"the checkpoint does not name its {classes} classes: their rows are taken in order")
+    elif counts == {len(target.classes)}:
+        notes.append(f"the checkpoint does not name its {len(target.classes)} classes: their rows are taken in order")
     return published, notes
 
 

@@ -1,4 +1,4 @@
-"""Detectors by name."""
+"""Detectors and classifiers by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from models.errors import DetectorError
 from models.zoo import cascade, dense, rcnn, ssd, yolov3
 from models.zoo.anchors import kmeans_anchors
+from models.zoo.classifier import LISTED, classifier, is_classifier
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.table import ZooRow, rows_of
@@ -25,8 +26,10 @@ __all__ = [
     "Pretrained",
     "ZooRow",
     "build_detector",
+    "classifier_table",
     "darknet_order",
     "get_detector",
+    "is_classifier",
     "kmeans_anchors",
     "resized_size",
     "resolve_options",
@@ -40,11 +43,13 @@ DETECTORS: Mapping[str, Detector] = {
 
 
 def get_detector(name: str) -> Detector:
-    """The zoo's entry of that name.
+    """The zoo's entry of that name; ``timm://NAME`` and ``torchvision://NAME`` are classifiers.
 
     Raises:
         DetectorError: there is none; the message names the nearest.
     """
+    if is_classifier(name):
+        return classifier(name)
     if name in DETECTORS:
         return DETECTORS[name]
     near = get_close_matches(name, DETECTORS, n=1, cutoff=0.4)
@@ -116,3 +121,8 @@ def build_detector(options: DetectorOptions, num_classes: int) -> nn.Module:
 def zoo_table() -> list[ZooRow]:
     """All detectors with published AP, parameters, weights and exclude fields, in the zoo's order."""
     return rows_of(DETECTORS.values())
+
+
+def classifier_table() -> list[ZooRow]:
+    """Some classifiers likewise; any other model of timm and torchvision can be had by name as well."""
+    return rows_of(map(classifier, LISTED))

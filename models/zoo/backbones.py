@@ -68,16 +68,27 @@ class TimmPyramid(nn.Module):
 
     def stages(self) -> tuple[str, ...]:
         """Regular expressions for the keys of each of the four stages, the stem with the first."""
-        ends = [name.replace(".", "_") for name in self.body.feature_info.module_name()]  # type: ignore[union-attr, operator]
-        keys: list[list[str]] = [[] for _ in ends]
-        passed = -1
-        for name, module in self.body.named_modules():
-            flat = name.replace(".", "_") + "_"
-            within = next((k for k, end in enumerate(ends) if flat.startswith(f"{end}_")), None)
-            passed = passed if within is None else within
-            stage = min(passed + 1, len(ends) - 1) if within is None else within
-            keys[stage] += [re.escape(f"{name}.{key}") for key, _ in module.named_parameters(recurse=False)]
-        return tuple(rf"backbone\.body\.({'|'.join(own)})$" for own in keys)
+        ends = self.body.feature_info.module_name()  # type: ignore[union-attr, operator]
+        found = parameters_by_stage(self.body, ends)
+        return tuple(rf"backbone\.body\.({'|'.join(map(re.escape, keys))})$" for keys in found)
+
+
+def parameters_by_stage(model: nn.Module, ends: Sequence[str]) -> list[list[str]]:
+    """The names of a timm model's parameters by stage, given the module that ends each; the last takes what follows.
+
+    Feature extractors write a list's member ``stages.0`` as ``stages_0``: the two are taken for one.
+    """
+    flat_ends = [end.replace(".", "_") for end in ends]
+    found: list[list[str]] = [[] for _ in ends]
+    passed = -1
+    for name, module in model.named_modules():
+        flat = name.replace(".", "_") + "_"
+        within = next((k for k, end in enumerate(flat_ends) if flat.startswith(f"{end}_")), None)
+        passed = passed if within is None else within
+        stage = min(passed + 1, len(ends) - 1) if within is None else within
+        own = (key for key, _ in module.named_parameters(recurse=False))
+        found[stage] += [f"{name}.{key}" if name else key for key in own]
+    return found
 
 
 def timm_maps(name: str) -> nn.Module:

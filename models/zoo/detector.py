@@ -1,4 +1,4 @@
-"""A detector as data: how to build it, and which of its tensors depend on the classes.
+"""A model as data: how to build it, and which of its tensors depend on the classes.
 
 The class-dependent tensors stand beside the builder because three stages need them: the load plan (what may be
 skipped, what can be remapped row by row), the freezing rules (what is the head) and the printed table.
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 Part = Literal["backbone", "neck", "head"]
+Task = Literal["detection", "classification"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Pretrained:
     source: str  # anything `fetch` takes, e.g. "torchvision://FasterRCNN_ResNet50_FPN_Weights.COCO_V1"
     box_ap: float | None = None  # COCO val2017 box AP in percent
     mask_ap: float | None = None
+    top1: float | None = None  # of a classifier: accuracy on ImageNet's validation images in percent
     norm_eps: float = 1e-5  # epsilon of the batch norm it was trained with; another one is another model
 
 
@@ -66,6 +68,7 @@ class Detector:
         masks: predicts instance masks.
         defaults: recipe values this model wants unless the config says otherwise (``learning_rate_per_image``, ...).
         options: the options it has, with its own values; one that is not here cannot be given.
+        task: what it does: find objects, or say what a whole picture shows.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Detector:
     masks: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    task: Task = "detection"
 
     def part_of(self, key: str) -> Part:
         """The part a state-dict key belongs to."""

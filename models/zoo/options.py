@@ -21,7 +21,10 @@ class DetectorOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(default="fasterrcnn_resnet50_fpn", description="Detector, as `annotune models` lists them.")
+    name: str = Field(
+        default="fasterrcnn_resnet50_fpn",
+        description="Detector, as `annotune models` lists them, or a classifier: `timm://NAME`, `torchvision://NAME`.",
+    )
     backbone: str | None = Field(
         default=None,
         pattern=r"^timm://",
@@ -69,4 +72,17 @@ class DetectorOptions(BaseModel):
         default=None,
         description="Whose rules the cascade follows: mmdetection weighs the stages' losses 1, 1/2, 1/4, samples "
         "again for each and averages logits; detectron2 weighs them alike, keeps the samples and averages softmax.",
+    )
+    crop: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None,
+        description="Classifiers: share of a picture's shorter side that the centre crop of evaluation keeps.",
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None, description="Classifiers: share of the truth that is spread over all classes in the loss."
+    )
+    mixup: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=None, description="Classifiers: alpha of mixup, pictures of a step blended in pairs; 0: none."
+    )
+    cutmix: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=None, description="Classifiers: alpha of CutMix, a window of one picture in another; 0: none."
     )

@@ -1,4 +1,4 @@
-"""The zoo as a table: what `annotune models` prints and what stands in the README."""
+"""The zoo as tables: what `annotune models` prints and what stands in the README."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from models.zoo.options import DetectorOptions
 
 @dataclass(frozen=True)
 class ZooRow:
-    """One detector.
+    """One detector or classifier.
 
     Attributes:
         name: what a recipe calls it.
         title: what a person calls it.
         box_ap: best published box AP on COCO val2017 in percent, None where nothing is published.
         mask_ap: likewise for masks.
-        parameters: with COCO's 91 labels.
+        top1: best published accuracy of a classifier on ImageNet in percent, None where nothing is published.
+        parameters: with COCO's 91 labels, of a classifier with ImageNet's 1,000 classes.
         weights: published checkpoints, best first.
         fields: the exclude fields of PaddleDetection that it understands.
     """
@@ -29,17 +30,19 @@ class ZooRow:
     title: str
     box_ap: float | None
     mask_ap: float | None
+    top1: float | None
     parameters: int
     weights: tuple[str, ...]
     fields: tuple[str, ...]
 
 
 def rows_of(detectors: Iterable[Detector]) -> list[ZooRow]:
-    """A row for each detector; it is built, without memory, to count its parameters."""
+    """A row for each model; it is built, without memory, to count its parameters."""
     rows = []
     for detector in detectors:
+        labels = 1001 if detector.task == "classification" else 91
         with torch.device("meta"):
-            model = detector.build(91, DetectorOptions(**{"name": detector.name, **detector.options}))
+            model = detector.build(labels, DetectorOptions(**{"name": detector.name, **detector.options}))
         best = max(detector.pretrained, key=lambda one: one.box_ap or 0.0, default=None)
         rows.append(
             ZooRow(
@@ -47,6 +50,7 @@ def rows_of(detectors: Iterable[Detector]) -> list[ZooRow]:
                 title=detector.title,
                 box_ap=best.box_ap if best else None,
                 mask_ap=best.mask_ap if best else None,
+                top1=max((one.top1 for one in detector.pretrained if one.top1), default=None),
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
                 weights=tuple(one.source for one in detector.pretrained),
                 fields=tuple(detector.fields),
