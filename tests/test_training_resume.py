@@ -29,6 +29,9 @@ EVERYTHING = TrainOptions(
     log_every=1,
     checkpoint_every_steps=2,
     augment=("hflip", "photometric", "iou_crop", "zoom_out"),
+    mosaic=0.7,
+    mixup=0.4,
+    mix_until=-1,
 )
 
 

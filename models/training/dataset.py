@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from models.training.coco import CocoTable
 from models.training.images import UnreadableImageError, read_image
+from models.training.mixing import Mixing, Picture, mixup, mosaic
 from models.training.randomness import drawn_at
 from models.training.transforms import Augment, Target, WorkingSize, resize
 from models.zoo.masks import InstanceMasks
@@ -92,29 +93,55 @@ def collate(loaded: Sequence[Loaded]) -> Batch:
 class TrainingImages(Dataset[Loaded]):
     """The training images, addressed by ``(epoch, index)``: the same address always gives the same picture."""
 
-    def __init__(self, table: CocoTable, images: Path, augment: Augment, seed: int, *, masks: bool = False) -> None:
+    def __init__(
+        self,
+        table: CocoTable,
+        images: Path,
+        augment: Augment,
+        seed: int,
+        *,
+        masks: bool = False,
+        mixing: Mixing = Mixing(),  # noqa: B008 - frozen
+    ) -> None:
         self.table, self.images, self.augment, self.seed, self.masks = table, images, augment, seed, masks
+        self.mixing = mixing
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, address: tuple[int, int]) -> Loaded:
         """Load an image; where it cannot be read, the next one that can takes its place and the loss is counted."""
-        epoch, index = address
+        epoch, wanted = address
         unreadable: list[int] = []
-        while True:
-            try:
-                image = read_table_image(self.table, self.images, index)
-                break
-            except UnreadableImageError:
-                unreadable.append(index)
-                index = (index + 1) % len(self.table)
-                if len(unreadable) == len(self.table):
-                    raise
-        original = height_width(image)
-        with drawn_at(self.seed, "image", epoch, address[1]) as draw:
-            image, target = self.augment(image, target_of(self.table, index, masks=self.masks), draw)
+        index, picture = self._read(wanted, unreadable)
+        original = height_width(picture[0])
+        with drawn_at(self.seed, "image", epoch, wanted) as draw:
+            for_mosaic, for_mixup = self.mixing.partners(epoch, draw)
+            others = [self._read(draw.randrange(len(self)), unreadable)[1] for _ in range(for_mosaic + for_mixup)]
+            if for_mosaic:
+                picture = mosaic([picture, *others[:for_mosaic]], self.augment.size, draw)
+            if for_mixup:
+                picture = mixup(picture, others[-1], self.augment.size, draw)
+            image, target = self.augment(*picture, draw)
         return Loaded(image, target, index, original, tuple(unreadable))
+
+    def _read(self, index: int, unreadable: list[int]) -> tuple[int, Picture]:
+        """The picture and its target, or those of the next readable image; which one it is comes first.
+
+        Raises:
+            UnreadableImageError: not one image can be read.
+        """
+        for number in range(len(self.table)):
+            at = (index + number) % len(self.table)
+            try:
+                image = read_table_image(self.table, self.images, at)
+            except UnreadableImageError:
+                unreadable.append(at)
+                if number + 1 == len(self.table):
+                    raise
+            else:
+                return at, (image, target_of(self.table, at, masks=self.masks))
+        raise AssertionError("a table without images is refused before")
 
 
 class PlainImages(Dataset[Loaded]):

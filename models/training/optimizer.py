@@ -25,6 +25,7 @@ class Plan:
         steps_per_epoch: optimizer steps of one pass over the images.
         rate: peak learning rate.
         warmup: steps of warm-up.
+        mixed_epochs: epochs from the start with mosaic and mixup.
         derivations: how each came about, in words.
     """
 
@@ -32,6 +33,7 @@ class Plan:
     steps_per_epoch: int
     rate: float
     warmup: int
+    mixed_epochs: int
     derivations: dict[str, str]
 
 
@@ -55,7 +57,16 @@ def make_plan(options: TrainOptions, detector: Detector, steps_per_epoch: int, w
     if warmup is None:
         warmup = max(1, min(500, steps_per_epoch, steps // 2))
         said["warmup_steps"] = f"one epoch, at most 500 steps and half the run = {warmup}"
-    return Plan(steps, steps_per_epoch, rate, warmup, said)
+    mixing = options.mosaic > 0 or options.mixup > 0
+    mixed_epochs = _mixed_epochs(options, math.ceil(steps / steps_per_epoch)) if mixing else 0
+    if mixing:
+        said["mixing"] = f"mosaic {options.mosaic:g}, mixup {options.mixup:g} in the first {mixed_epochs} epochs"
+    return Plan(steps, steps_per_epoch, rate, warmup, mixed_epochs, said)
+
+
+def _mixed_epochs(options: TrainOptions, epochs: int) -> int:
+    """How many epochs from the start have mosaic and mixup."""
+    return max(0, epochs + options.mix_until if options.mix_until < 0 else min(epochs, options.mix_until))
 
 
 def _peak_rate(options: TrainOptions, detector: Detector, world: int) -> tuple[float, str]:

@@ -71,6 +71,11 @@ class TrainOptions(BaseModel):
     augment: tuple[str, ...] = Field(
         default=("hflip",), description=f"Augmentations by name: {', '.join(AUGMENTATIONS)}."
     )
+    mosaic: float = Field(default=0.0, ge=0, le=1, description="Share of images that become four pictures in one.")
+    mixup: float = Field(default=0.0, ge=0, le=1, description="Share of images that another one shines through.")
+    mix_until: int = Field(
+        default=-3, description="Epochs with mosaic and mixup; negative: all but so many at the end of the run."
+    )
     skip_empty: bool = Field(default=False, description="Leave out images without objects.")
     max_unreadable: float = Field(
         default=0.01, ge=0, le=1, description="Share of unreadable images that fails the run."

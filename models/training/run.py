@@ -26,6 +26,7 @@ from models.training.evaluation import has_outlines
 from models.training.files import write_json
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
 from models.training.journal import Journal, Line
+from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
 from models.training.process import Process
@@ -182,14 +183,15 @@ def prepare(
     model = assembled.model.to(process.device).to(memory_format=layout)
     frozen = apply_freeze(model, assembled.detector, options.freeze)
     optimizer = make_optimizer(model, assembled.detector, options)
-    images = TrainingImages(
-        table, train.images, Augment(options.augment, assembled.size), options.seed, masks=assembled.detector.masks
-    )
     require_metric(options, assembled, val)
     validation = PlainImages(read_coco(val.coco, classes), val.images, assembled.size) if val else None
     per_step = options.batch_size * options.accumulate * process.world
     plan = make_plan(options, assembled.detector, math.ceil(len(table) / per_step), process.world)
     plan.derivations["freeze"] = frozen.summary()
+    images = TrainingImages(
+        table, train.images, Augment(options.augment, assembled.size), options.seed, masks=assembled.detector.masks,
+        mixing=Mixing(options.mosaic, options.mixup, plan.mixed_epochs),
+    )  # fmt: skip
     run = Run(
         options=options, plan=plan, process=process, folder=folder,
         journal=Journal(folder / "metrics.jsonl" if process.main else None, echo),

@@ -78,6 +78,15 @@ class InstanceMasks:
         left, top, right, bottom = self.frames.unbind(1)
         return InstanceMasks(self.cells.flip(-1), torch.stack((width - right, top, width - left, bottom), 1))
 
+    def cut(self, left: float, top: float, right: float, bottom: float) -> InstanceMasks:
+        """The masks with nothing beyond these pixels of the image: frames stay, cells there are emptied."""
+        side = self.cells.shape[-1]
+        steps = torch.arange(side + 1, device=self.frames.device) / side
+        across = self.frames[:, 0, None] + (self.frames[:, 2] - self.frames[:, 0])[:, None] * steps
+        down = self.frames[:, 1, None] + (self.frames[:, 3] - self.frames[:, 1])[:, None] * steps
+        shown = _share_within(down, top, bottom)[:, :, None] * _share_within(across, left, right)[:, None, :]
+        return InstanceMasks((self.cells * shown).round().to(torch.uint8), self.frames)
+
     def crop_and_resize(self, boxes: Tensor, matched: Tensor, size: int | tuple[int, int]) -> Tensor:
         """What a box sees of the object it is matched with.
 
@@ -105,6 +114,13 @@ class InstanceMasks:
         whole = self.frames.new_tensor([[0.0, 0.0, width, height]]).expand(len(self), 4)
         pictures = self.crop_and_resize(whole, torch.arange(len(self)), (height, width))
         return (pictures >= 0.5).to(torch.uint8)
+
+
+def _share_within(edges: Tensor, low: float, high: float) -> Tensor:
+    """The share (N, S) of each cell between its edges (N, S + 1) that lies from ``low`` to ``high``."""
+    seen = edges.clamp(low, high)
+    share: Tensor = (seen[:, 1:] - seen[:, :-1]) / (edges[:, 1:] - edges[:, :-1]).clamp(min=1e-6)
+    return share.clamp(max=1.0)
 
 
 def _fill(segmentation: Any, height: int, width: int, side: int) -> tuple[Array, Sequence[float]]:
