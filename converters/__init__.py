@@ -6,6 +6,7 @@ The readers are imported when they are used, so that what reads VOC does not wai
 from typing import TYPE_CHECKING, Any
 
 from converters.coco import merge_coco, to_coco, write_coco
+from converters.crops import crop_boxes
 from converters.errors import AnnotationError, DatasetError
 from converters.fingerprint import Fingerprint, fingerprint
 from converters.formats import FORMATS, Conversion, Format, convert
@@ -15,6 +16,8 @@ from converters.splits import split_by_hash
 if TYPE_CHECKING:
     from converters.cityscapes import read_cityscapes
     from converters.coco_source import read_coco
+    from converters.imagefolder import read_imagefolder
+    from converters.imagelist import read_imagelist
     from converters.kitti import read_kitti
     from converters.labelme import read_labelme
     from converters.voc import read_voc
@@ -32,10 +35,13 @@ __all__ = [
     "ImageRecord",
     "Instance",
     "convert",
+    "crop_boxes",
     "fingerprint",
     "merge_coco",
     "read_cityscapes",
     "read_coco",
+    "read_imagefolder",
+    "read_imagelist",
     "read_kitti",
     "read_labelme",
     "read_voc",

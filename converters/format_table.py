@@ -98,6 +98,18 @@ _ROWS = (
         image_root="coco_images",
         categories="coco_categories",
     ),
+    Format(
+        "imagefolder",
+        "For classifiers: a folder of pictures for each class, as torchvision's ImageFolder",
+        "imagefolder",
+    ),
+    Format(
+        "imagelist",
+        "For classifiers: PaddleClas's lists of `path label` lines",
+        "imagelist",
+        image_root="imagelist_images",
+        categories="imagelist_categories",
+    ),
 )
 FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in _ROWS})
 """Every format by its name."""
