@@ -16,11 +16,12 @@ from PIL import Image, ImageDraw
 from converters.cityscapes_labels import BY_NAME, BY_NUMBER, Classes, chosen_labels, cityscapes_categories
 from converters.cityscapes_layout import Frame, find_frames, find_image_root
 from converters.errors import AnnotationError, DatasetError
+from converters.files import read_file
 from converters.geometry import MAX_COORDINATE
-from converters.json_files import read_bytes, read_json
+from converters.json_files import read_json
 from converters.masks import encode_instances, rle_areas, rle_boxes
 from converters.pictures import picture_size
-from converters.records import ConversionLog, ImageRecord, Instance
+from converters.records import ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import take_shard
 
 Source: TypeAlias = Literal["auto", "png", "json"]
@@ -81,13 +82,11 @@ def read_cityscapes(
         wanted &= frozenset(categories)
     image_root = find_image_root(root, images)
     frames = {frame.name: frame for frame in find_frames(root, split, annotations, image_root)}
-    for name in take_shard(list(frames), shard):
-        try:
-            record = read_frame(frames[name], image_root, source, wanted, verify=verify, log=log)
-        except AnnotationError as error:
-            log.bad(error)
-            continue
-        yield record
+
+    def read(name: str) -> ImageRecord:
+        return read_frame(frames[name], image_root, source, wanted, verify=verify, log=log)
+
+    yield from read_each(take_shard(list(frames), shard), read, log)
 
 
 def read_frame(
@@ -170,7 +169,7 @@ def read_instance_ids(path: str) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(read_bytes(path)), formats=["PNG"]) as image:
+            with Image.open(io.BytesIO(read_file(path, 2 * _MAX_PIXELS)), formats=["PNG"]) as image:
                 ids = np.asarray(image)
     except (OSError, SyntaxError, ValueError, ArithmeticError, Image.DecompressionBombError) as error:
         if isinstance(error, AnnotationError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from converters.errors import DatasetError
-from converters.json_files import walk_files
+from converters.files import walk_files
 
 _ANNOTATION = re.compile(r"(.+)_(gtFine|gtCoarse)_(instanceIds\.png|polygons\.json)")
 _SPLITS = ("train", "val", "test", "train_extra")

@@ -88,24 +88,23 @@ def _image(record: ImageRecord) -> dict[str, Any]:
     if not (width > 0 and height > 0):
         raise DatasetError(f"{record.source}: the image {name!r} has the size {width}x{height}")
     image = {"id": 0, "file_name": name, "width": width, "height": height}
-    image.update(_without(record.attributes, _IMAGE_KEYS))
+    if record.attributes:
+        image.update(_without(record.attributes, _IMAGE_KEYS))
     return image
 
 
 def _annotation(instance: Instance, record: ImageRecord) -> dict[str, Any]:
     """The annotation; the class's name stands in for ``category_id`` until all are known."""
-    left, top, right, bottom = instance.box
+    category, (left, top, right, bottom), segmentation, area, crowd, extra = instance
     width, height = right - left, bottom - top
     if not (0 < width < 1e9 and 0 < height < 1e9 and -1e9 < left < 1e9 and -1e9 < top < 1e9):
-        raise DatasetError(f"{record.source}: the box {instance.box} of {instance.category!r} is not one")
-    segmentation, area = instance.segmentation, instance.area
+        raise DatasetError(f"{record.source}: the box {instance.box} of {category!r} is not one")
     if area is None:
         area = _area(segmentation, record) if segmentation else width * height
     annotation = {
-        "id": 0, "image_id": 0, "category_id": instance.category, "bbox": [left, top, width, height], "area": area,
-        "iscrowd": 1 if instance.iscrowd else 0, "segmentation": _segmentation(segmentation),
+        "id": 0, "image_id": 0, "category_id": category, "bbox": [left, top, width, height], "area": area,
+        "iscrowd": 1 if crowd else 0, "segmentation": _segmentation(segmentation) if segmentation else [],
     }  # fmt: skip
-    extra = instance.attributes
     if extra:
         annotation.update(extra if _ANNOTATION_KEYS.isdisjoint(extra) else _without(extra, _ANNOTATION_KEYS))
     return annotation
@@ -121,9 +120,7 @@ def _without(attributes: Mapping[str, Any], keys: Set[str]) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key not in keys}
 
 
-def _segmentation(segmentation: Any) -> Any:
-    if not segmentation:
-        return []
+def _segmentation(segmentation: Polygons | Rle) -> Any:
     return dict(segmentation) if isinstance(segmentation, Mapping) else [list(ring) for ring in segmentation]
 
 

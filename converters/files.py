@@ -10,14 +10,15 @@ from typing import Any, BinaryIO
 
 from converters.errors import AnnotationError
 
-_MAX_BYTES = 64 * 2**20  # no annotation of one image is as large; a file that is, is something else
+MAX_BYTES = 64 * 2**20
+"""No annotation of one image is as large; a file that is, is something else."""
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of an annotation file; a folder, a pipe or a device is an error and never blocks.
 
     Raises:
-        AnnotationError: the file cannot be read, is no regular file, or is too large to be an annotation.
+        AnnotationError: the file cannot be read, is no regular file, or has more than ``most`` bytes.
     """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -25,13 +26,29 @@ def read_file(path: str) -> bytes:
             info = os.fstat(handle)
             if not stat.S_ISREG(info.st_mode):
                 raise AnnotationError(path, "not a file", "Remove it from the folder of annotations")
-            if info.st_size > _MAX_BYTES:
+            if info.st_size > most:
                 raise AnnotationError(path, f"{info.st_size} bytes are no annotation of one image", "Remove the file")
             return os.read(handle, info.st_size + 1)
         finally:
             os.close(handle)
     except OSError as error:
         raise AnnotationError(path, f"cannot be read: {error.strerror}") from error
+
+
+def walk_files(folder: str, wanted: Callable[[str], bool], *, folders: bool = False) -> list[str]:
+    """Return the sorted paths of the wanted files under a folder; linked folders are not entered, so loops end.
+
+    Args:
+        folder: where to look; a folder that does not exist holds nothing.
+        wanted: tells by the name.
+        folders: a folder of a wanted name is among them: whoever tries to read it tells of it.
+    """
+    found: list[str] = []
+    for parent, below, files in os.walk(folder):
+        found += [f"{parent}/{name}" for name in files if wanted(name)]
+        if folders:
+            found += [f"{parent}/{name}" for name in below if wanted(name)]
+    return sorted(found)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -11,7 +11,7 @@ from converters.decoding import decode_text
 from converters.errors import AnnotationError, DatasetError
 from converters.files import read_file
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import ConversionLog, ImageRecord, Instance
+from converters.records import ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import list_entries, read_list, take_shard
 
 
@@ -49,13 +49,11 @@ def read_kitti(
     names = sorted(path.stem for path in labels.glob("*.txt")) if split is None else _listed(root, labels, split)
     if not names:
         raise DatasetError(f"no label files in {labels}")
-    for name in take_shard(names, shard):
-        try:
-            record = _record(labels / f"{name}.txt", pictures, dont_care, log)
-        except AnnotationError as error:
-            log.bad(error)
-            continue
-        yield record
+
+    def read(name: str) -> ImageRecord:
+        return _record(labels / f"{name}.txt", pictures, dont_care, log)
+
+    yield from read_each(take_shard(names, shard), read, log)
 
 
 def kitti_images(root: Path, images: Path | None = None) -> Path:

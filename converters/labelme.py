@@ -17,8 +17,8 @@ from converters.labelme_images import embedded_image, write_image
 from converters.labelme_layout import ImageFinder, find_files, name_without_image
 from converters.labelme_shapes import STROKES, Part, Ring, ShapeError, as_rle, cover, read_points
 from converters.masks import check_size, unite
-from converters.pictures import picture_size
-from converters.records import Box, ConversionLog, ImageRecord, Instance
+from converters.pictures import picture_size, record_without_objects
+from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import list_entries, read_list, take_shard
 
 RectangleRule: TypeAlias = Literal["ring", "box"]
@@ -93,10 +93,10 @@ def read_labelme(
     rules = _Rules(wanted, rectangles, groups, numbered_labels, strokes, extract_images)
     files, missing = find_files(root, split)
     reader = _Reader(root, image_root, rules, log if log is not None else ConversionLog())
-    for path in take_shard(files, shard):
-        yield from reader.read(path)
+    yield from read_each(take_shard(files, shard), reader.read, reader.log)
     if shard is None or shard[0] == 0:
-        yield from reader.without_file(files, missing, split, allow_missing)
+        bare = reader.without_file(files, missing, split, allow_missing)
+        yield from read_each(bare, reader.read_bare, reader.log)
 
 
 def labelme_categories(root: Path) -> list[str]:
@@ -135,26 +135,24 @@ class _Reader:
         self.root, self.images, self.rules, self.log = root, images, rules, log
         self.finder = ImageFinder(images, root)
 
-    def read(self, path: str) -> Iterator[ImageRecord]:
-        try:
-            data = read_json(path)
-            if not _is_labelme(data):
-                self.log.note("JSON of another program passed over", path)
-                return
-            record = self._record(data, path)
-        except AnnotationError as error:
-            self.log.bad(error)
-            return
-        yield record
+    def read(self, path: str) -> ImageRecord | None:
+        data = read_json(path)
+        if _is_labelme(data):
+            return self._record(data, path)
+        self.log.note("JSON of another program passed over", path)
+        return None
+
+    def read_bare(self, image: str) -> ImageRecord:
+        return record_without_objects(self.images, image, self.log)
 
     def without_file(
         self, files: Sequence[str], missing: Sequence[str], split: str | None, allow: bool
-    ) -> Iterator[ImageRecord]:
+    ) -> Iterator[str]:
         """Images that no JSON describes; the listed ones are errors unless allowed."""
         for entry in missing:
             image = self.finder.find(f"{self.root}/{list_entries(entry)[0]}.json", "") if allow else None
             if image:
-                yield from self._negative(image)
+                yield image
             else:
                 self.log.bad(
                     AnnotationError(f"{entry}.json", "listed, but there is no such file", "Take it off the list")
@@ -162,19 +160,7 @@ class _Reader:
         if allow and (split is None or (self.root / split).is_dir()):
             described = {self.finder.find(path, _image_path(path)) for path in files}
             folder = self.images / split if split and (self.images / split).is_dir() else self.images
-            for image in self.finder.every_image(folder):
-                if image not in described:
-                    yield from self._negative(image)
-
-    def _negative(self, image: str) -> Iterator[ImageRecord]:
-        path = self.images / image
-        try:
-            width, height, _ = picture_size(path)
-        except AnnotationError as error:
-            self.log.bad(error)
-            return
-        self.log.note("image without annotation file: no objects", image)
-        yield ImageRecord(image, width, height, source=str(path))
+            yield from (image for image in self.finder.every_image(folder) if image not in described)
 
     def _record(self, data: dict[str, Any], path: str) -> ImageRecord:
         shapes = data["shapes"]

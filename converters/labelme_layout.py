@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.errors import DatasetError
-from converters.json_files import walk_files
+from converters.files import walk_files
 from converters.pictures import IMAGE_SUFFIXES
 from converters.splits import list_entries, read_list
 
@@ -29,7 +29,7 @@ def find_files(root: Path, split: str | None) -> tuple[list[str], list[str]]:
     if split is not None and listed is None and not (root / split).is_dir():
         raise DatasetError(f"{root} has no split {split!r}: neither a folder nor a list file of that name")
     folder = root if listed is not None or split is None else root / split
-    files = list(walk_files(str(folder), lambda name: name.lower().endswith(".json")))
+    files = walk_files(str(folder), lambda name: name.lower().endswith(".json"))
     if not files:
         raise DatasetError(f"no *.json file in {folder}. Is it the folder with the annotations?")
     return (files, []) if listed is None else _listed(files, root, read_list(listed))

@@ -133,7 +133,7 @@ def read_counts(counts: str | bytes) -> NDArray[np.int64]:
     """Return the run lengths of a compressed string, in the encoding of ``rleToString`` in cocoapi's maskApi.c.
 
     Raises:
-        ValueError: the string holds other characters, or stops in the middle of a number.
+        ValueError: the string holds other characters, stops in the middle of a number, or has one beyond 35 bits.
     """
     encoded = counts.encode() if isinstance(counts, str) else counts
     digits = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - 48
@@ -147,6 +147,8 @@ def read_counts(counts: str | bytes) -> NDArray[np.int64]:
         value |= (digit & 31) << shift
         shift += 5
         if digit & 32:
+            if shift > 30:  # seven groups of five bits hold any 32-bit length
+                raise ValueError("not the run lengths of a mask")
             continue
         if digit & 16:
             value -= 1 << shift

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from converters.errors import AnnotationError
+from converters.records import ConversionLog, ImageRecord
 
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2",
@@ -41,3 +42,20 @@ def picture_size(path: Path | str) -> PictureSize:
         # Pillow's plugins raise all of these on hostile headers.
         raise AnnotationError(path, f"not a readable image: {error}", "Replace the image or leave it out") from error
     return PictureSize(height, width, True) if turned else PictureSize(width, height, False)
+
+
+def record_without_objects(images: Path, image: str, log: ConversionLog) -> ImageRecord:
+    """Return the record of an image that no annotation file describes.
+
+    Args:
+        images: the image root.
+        image: the image's name in it.
+        log: takes the remark.
+
+    Raises:
+        AnnotationError: the image cannot be measured.
+    """
+    path = images / image
+    width, height, _ = picture_size(path)
+    log.note("image without annotation file: no objects", image)
+    return ImageRecord(image, width, height, source=str(path))

@@ -9,9 +9,9 @@ converts, nobody else does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from converters.errors import AnnotationError
 
@@ -25,8 +25,12 @@ Rle: TypeAlias = Mapping[str, Any]
 """COCO run lengths: ``{"size": [height, width], "counts": str}``, compressed, ``counts`` as ``str``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+_Place = TypeVar("_Place")
+_EXAMPLES = 5  # places kept for each reason
+_NO_ATTRIBUTES: Mapping[str, Any] = {}
+
+
+class Instance(NamedTuple):  # a tuple is made in a fifth of the time of a frozen dataclass, and there are millions
     """One annotated object of one image."""
 
     category: str
@@ -34,11 +38,10 @@ class Instance:
     segmentation: Polygons | Rle | None = None
     area: float | None = None  # pixels; None: of the segmentation if there is one, else of the box
     iscrowd: bool = False
-    attributes: Mapping[str, Any] = field(default_factory=dict)  # JSON values written beside the COCO keys
+    attributes: Mapping[str, Any] = _NO_ATTRIBUTES  # JSON values written beside the COCO keys
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One image and everything annotated in it; an image without instances is a negative, not an error."""
 
     file_name: str  # POSIX, relative to the image root; never absolute, never ``..``
@@ -46,7 +49,7 @@ class ImageRecord:
     height: int
     instances: tuple[Instance, ...] = ()
     source: str = ""  # the annotation file it came from, for messages
-    attributes: Mapping[str, Any] = field(default_factory=dict)  # JSON values written into the COCO image
+    attributes: Mapping[str, Any] = _NO_ATTRIBUTES  # JSON values written into the COCO image
 
 
 @dataclass
@@ -71,13 +74,11 @@ class ConversionLog:
 
     def drop(self, reason: str, where: str) -> None:
         """Count one object that was left out at ``where`` (file, and line or index)."""
-        self.dropped[reason] += 1
-        self._example(reason, where)
+        self._count(self.dropped, reason, where)
 
     def note(self, remark: str, where: str) -> None:
         """Count one thing that was repaired or decided at ``where``."""
-        self.notes[remark] += 1
-        self._example(remark, where)
+        self._count(self.notes, remark, where)
 
     def merge(self, other: ConversionLog) -> None:
         """Add what another process counted."""
@@ -88,7 +89,30 @@ class ConversionLog:
             for where in places:
                 self._example(reason, where)
 
-    def _example(self, reason: str, where: str, keep: int = 5) -> None:
+    def _count(self, counts: Counter[str], reason: str, where: str) -> None:
+        count = counts[reason] = counts[reason] + 1
+        if count <= _EXAMPLES:
+            self._example(reason, where)
+
+    def _example(self, reason: str, where: str) -> None:
         places = self.examples.setdefault(reason, [])
-        if len(places) < keep:
+        if len(places) < _EXAMPLES:
             places.append(where)
+
+
+def read_each(
+    places: Iterable[_Place], read: Callable[[_Place], ImageRecord | None], log: ConversionLog
+) -> Iterator[ImageRecord]:
+    """Yield the records of files, or of places in one; ``log`` takes those that cannot be read, ``None`` is no record.
+
+    Raises:
+        AnnotationError: from ``read``, unless ``log.skip_bad``.
+    """
+    for place in places:
+        try:
+            record = read(place)
+        except AnnotationError as error:
+            log.bad(error)
+            continue
+        if record is not None:
+            yield record

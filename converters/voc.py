@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias, get_args
 from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
 from converters.files import read_file
-from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import Box, ConversionLog, ImageRecord, Instance
+from converters.pictures import IMAGE_SUFFIXES, picture_size, record_without_objects
+from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import take_shard
 from converters.voc_layout import ImageFinder, VocLayout, find_layout, find_xml
 from converters.voc_xml import RegularFile, VocFile, VocObject, parse_fully, parse_regular
@@ -86,9 +86,10 @@ def read_voc(
     layout = find_layout(root, images)
     files, missing = find_xml(layout, split)
     reader = _Reader(layout, rules, log or ConversionLog())
-    yield from reader.read(take_shard(files, shard))
+    yield from read_each(take_shard(files, shard), reader.read, reader.log)
     if shard is None or shard[0] == 0:
-        yield from reader.negatives(files, missing, everything=split is None)
+        bare = reader.without_file(files, missing, everything=split is None)
+        yield from read_each(bare, reader.read_bare, reader.log)
 
 
 def voc_images(root: Path, images: Path | None) -> Path:
@@ -104,41 +105,24 @@ class _Reader:
         self.find_image = ImageFinder(layout.images, layout.annotations)
         self._folders: dict[str, str] = {}  # folder of XML files to its name within the annotations
 
-    def read(self, files: Sequence[str]) -> Iterator[ImageRecord]:
-        for path in files:
-            try:
-                record = self._record(path, read_file(path))
-            except AnnotationError as error:
-                self.log.bad(error)
-                continue
-            yield record
+    def read_bare(self, image: str) -> ImageRecord:
+        return record_without_objects(self.layout.images, image, self.log)
 
-    def negatives(self, files: Sequence[str], missing: Sequence[str], everything: bool) -> Iterator[ImageRecord]:
+    def without_file(self, files: Sequence[str], missing: Sequence[str], everything: bool) -> Iterator[str]:
         """Images that no XML file describes; the listed ones among them are errors unless allowed."""
         for entry in missing:
             image = self.find_image(f"{self.layout.annotations}/{entry}.xml", "", "")
             if self.rules.allow_missing and image:
-                yield from self._negative(image)
+                yield image
                 continue
             remedy = "Take it off the list" + (", or allow missing annotations" if image else "")
             self.log.bad(AnnotationError(f"{entry}.xml", f"listed, but not in {self.layout.annotations}", remedy))
         if everything and self.rules.allow_missing:
             described = {self.find_image(path, "", "") for path in files}
-            for image in self.find_image.every_image():
-                if image not in described:
-                    yield from self._negative(image)
+            yield from (image for image in self.find_image.every_image() if image not in described)
 
-    def _negative(self, image: str) -> Iterator[ImageRecord]:
-        path = self.layout.images / image
-        try:
-            width, height, _ = picture_size(path)
-        except AnnotationError as error:
-            self.log.bad(error)
-            return
-        self.log.note("image without annotation file: no objects", image)
-        yield ImageRecord(image, width, height, source=str(path))
-
-    def _record(self, path: str, data: bytes) -> ImageRecord:
+    def read(self, path: str) -> ImageRecord:
+        data = read_file(path)
         regular = parse_regular(data)
         if regular is not None and self._is_plain(regular):
             image, _ = self._image(regular, path)

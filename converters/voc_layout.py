@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from converters.errors import DatasetError
+from converters.files import walk_files
 from converters.pictures import IMAGE_SUFFIXES
 from converters.splits import list_entries, read_list
 
@@ -58,13 +59,13 @@ def find_xml(layout: VocLayout, split: str | None) -> tuple[list[str], list[str]
         DatasetError: there is no such split, or nothing in it.
     """
     if split is None:
-        return _not_empty(_walk(layout.annotations, ".xml"), layout.annotations), []
+        return _xml_under(layout.annotations), []
     listed = _list_file(layout, split)
     if listed is not None:
         return _listed_xml(layout, listed)
     for folder in (layout.root / split, layout.annotations / split):
         if folder.is_dir():
-            return _not_empty(_walk(folder, ".xml"), folder), []
+            return _xml_under(folder), []
     known = sorted(path.stem for path in layout.root.glob("ImageSets/Main/*.txt"))
     raise DatasetError(
         f"{layout.root} has no split {split!r}: neither ImageSets/Main/{split}.txt nor a list file or folder of that "
@@ -72,19 +73,11 @@ def find_xml(layout: VocLayout, split: str | None) -> tuple[list[str], list[str]
     )
 
 
-def _not_empty(found: list[str], folder: Path) -> list[str]:
+def _xml_under(folder: Path) -> list[str]:
+    found = walk_files(str(folder), lambda name: name.lower().endswith(".xml"), folders=True)
     if not found:
         raise DatasetError(f"no *.xml file in {folder}. Is it the folder with the annotations?")
     return found
-
-
-def _walk(folder: Path, suffix: str) -> list[str]:
-    """What lies under ``folder`` with that suffix, sorted; linked folders are not entered, so loops end."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        files += [name for name in folders if name.lower().endswith(".xml")]  # to be told of, not to vanish
-        found += [os.path.join(parent, name) for name in files if name.lower().endswith(suffix)]  # noqa: PTH118 (hot)
-    return sorted(found)
 
 
 def _list_file(layout: VocLayout, split: str) -> Path | None:
@@ -199,9 +192,13 @@ class ImageFinder:
 
     def every_image(self) -> Iterator[str]:
         """All images under the image root, sorted."""
-        for path in sorted(path for suffix in sorted(IMAGE_SUFFIXES) for path in _walk(self.images, suffix)):
+        for path in walk_files(str(self.images), _is_image_name):
             yield Path(os.path.relpath(path, self.images)).as_posix()
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file()  # noqa: PTH122 (hot)
+    return _is_image_name(entry.name) and entry.is_file()
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (hot)

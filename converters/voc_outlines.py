@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,11 @@ def add_masks(record: ImageRecord, xml: str, complete: bool, log: ConversionLog)
             instances.append(_outlined(Instance(category, rle_box(rle)), rle))
         else:
             log.drop("mask without an object", f"{path}, index {k}")
-    return replace(record, instances=tuple(instances))
+    return record._replace(instances=tuple(instances))
 
 
 def _outlined(instance: Instance, rle: Rle) -> Instance:
-    return replace(instance, box=rle_box(rle), segmentation=rle, area=float(rle_area(rle)))
+    return instance._replace(box=rle_box(rle), segmentation=rle, area=float(rle_area(rle)))
 
 
 def _owner(k: int, box: Box, instances: list[Instance], free: set[int]) -> int | None:

@@ -141,8 +141,8 @@ def parse_regular(data: bytes) -> RegularFile | None:
     pieces, order = _split_objects(data[head.end() :])
     labels = list(map(_label, pieces[1::8]))
     a, b, c, d = order  # one statement a side: a loop over them costs a tenth of the whole
-    left, top = list(map(float, pieces[3 + a :: 8])), list(map(float, pieces[3 + b :: 8]))
-    right, bottom = list(map(float, pieces[3 + c :: 8])), list(map(float, pieces[3 + d :: 8]))
+    left, top = list(map(_number_of, pieces[3 + a :: 8])), list(map(_number_of, pieces[3 + b :: 8]))
+    right, bottom = list(map(_number_of, pieces[3 + c :: 8])), list(map(_number_of, pieces[3 + d :: 8]))
     if not pieces or not all(labels) or any(map(gt, left, right)) or any(map(gt, top, bottom)):
         return None
     attributes = list(map(_flags_of, pieces[2::8], pieces[7::8]))
@@ -163,6 +163,19 @@ def _split_objects(body: bytes) -> tuple[list[bytes], list[int]]:
         if _TAIL.fullmatch(pieces[-1]) and not any(pieces[:-1:8]):
             return pieces, order
     return [], [0, 1, 2, 3]
+
+
+class _Numbers(dict[bytes, float]):
+    """Numbers by how they are written; the short ones, which come again and again, are made once and shared."""
+
+    def __missing__(self, written: bytes) -> float:
+        number = float(written)
+        if len(written) <= 4:
+            self[written] = number
+        return number
+
+
+_number_of = _Numbers().__getitem__
 
 
 def _is_plain_utf8(data: bytes) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import ConversionLog, ImageRecord, Instance
+from converters.records import ConversionLog, ImageRecord, Instance, read_each
 
 InvalidRule: TypeAlias = Literal["crowd", "keep", "drop"]
 
@@ -70,15 +71,10 @@ class _List:
     def records(self) -> Iterator[ImageRecord]:
         """Images by their names; whatever the count says, rows end where the next name begins."""
         names = [number for number, line in enumerate(self.lines) if _is_name(line)]
-        for number, end in zip(names, [*names[1:], len(self.lines)], strict=True):
-            try:
-                record = self._record(number, end)
-            except AnnotationError as error:
-                self.log.bad(error)
-                continue
-            yield record
+        return read_each(pairwise([*names, len(self.lines)]), self._record, self.log)
 
-    def _record(self, number: int, end: int) -> ImageRecord:
+    def _record(self, span: tuple[int, int]) -> ImageRecord:
+        number, end = span
         name = self.lines[number].strip()
         if name.startswith("/") or ".." in name.split("/"):
             raise AnnotationError(self.path, f"the name {name!r} leaves the image root", line=number + 1)

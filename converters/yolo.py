@@ -13,7 +13,7 @@ from converters.errors import AnnotationError, DatasetError
 from converters.files import read_file
 from converters.geometry import clip_ring, ring_area, ring_box
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import Box, ConversionLog, ImageRecord, Instance
+from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import read_list, take_shard
 from converters.yolo_config import YoloConfig, read_config
 
@@ -54,13 +54,7 @@ def read_yolo(
     found = layout.find(split)
     if not found:
         raise DatasetError(f"no images in {images or root}")
-    for image in take_shard(found, shard):
-        try:
-            record = layout.record(image)
-        except AnnotationError as error:
-            log.bad(error)
-            continue
-        yield record
+    yield from read_each(take_shard(found, shard), layout.record, log)
     if split is None and (shard is None or shard[0] == 0):
         layout.tell_orphans(found)
 

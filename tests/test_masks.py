@@ -91,6 +91,8 @@ def test_a_patch_is_worth_its_own_size_only():
         (lambda: read_counts("R"), "not the run lengths"),
         (lambda: read_counts("0 0"), "not the run lengths"),
         (lambda: read_counts("0é"), "not the run lengths"),
+        (lambda: read_counts("o" * 40 + "0"), "not the run lengths"),
+        (lambda: read_counts("o" * 10**6 + "0"), "not the run lengths"),
     ],
 )
 def test_what_is_no_mask_is_refused(call, problem):
