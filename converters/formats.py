@@ -17,7 +17,7 @@ from converters.format_table import FORMATS, Categories, Format, find_format, re
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
 
-__all__ = ["FORMATS", "Conversion", "Format", "convert", "find_format"]
+__all__ = ["FORMATS", "Conversion", "Format", "convert", "find_format", "join_shards"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,61 @@ def convert(
             log.merge(part_log)
             for split, part in by_name.items():
                 parts[split].append(part)
+    result = _joined(chosen, root, images, options, categories, parts, log)
+    if shard is None:
+        _check_not_empty(result, root, bool(shares))
+    return result
+
+
+@paused_collection()
+def join_shards(
+    format: str,  # noqa: A002
+    root: Path,
+    shards: Iterable[Mapping[str, Coco]],
+    splits: Mapping[str, str | float] | None = None,
+    *,
+    images: Path | None = None,
+    categories: Sequence[str] | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    log: ConversionLog | None = None,
+) -> Conversion:
+    """Put together what :func:`convert` made of all shards of a dataset, to what one run makes of it.
+
+    Args:
+        format: as for :func:`convert`; so are ``root``, ``splits``, ``images``, ``categories`` and ``options``.
+        root: the dataset; its images are not read again.
+        shards: the datasets by split of every shard, in order; they are taken apart.
+        splits: of the whole.
+        images: of the whole.
+        categories: of the whole.
+        options: of the whole.
+        log: what was counted while the shards were read.
+
+    Raises:
+        DatasetError: a split without images, or an image in two shards.
+    """
+    chosen, splits = find_format(format), splits or {"all": 1.0}
+    parts: dict[str, list[Coco]] = {name: [] for name in splits}
+    for shard in shards:
+        for name, part in shard.items():
+            parts[name].append(part)
+    given = read_options(chosen, options)
+    result = _joined(chosen, root, images, given, categories, parts, log if log is not None else ConversionLog())
+    _check_not_empty(result, root, bool(_shares(splits)))
+    return result
+
+
+def _joined(
+    chosen: Format,
+    root: Path,
+    images: Path | None,
+    options: Mapping[str, Any],
+    categories: Categories | None,
+    parts: Mapping[str, list[Coco]],
+    log: ConversionLog,
+) -> Conversion:
     order = _order(chosen, root, options, categories, parts)
     datasets = {name: merge_coco(own, order) for name, own in parts.items()}
-    _check_not_empty(datasets, root, bool(shares), shard, log)
     return Conversion(datasets, chosen.find_image_root(root, images), log)
 
 
@@ -107,17 +159,15 @@ def _order(
     return [*known, *sorted(found - names)]
 
 
-def _check_not_empty(
-    datasets: Mapping[str, Coco], root: Path, by_share: bool, shard: tuple[int, int] | None, log: ConversionLog
-) -> None:
-    empty = [name for name, coco in datasets.items() if not coco["images"]]
-    if shard is not None or not empty:
-        return
-    if len(empty) == len(datasets) or not by_share:
-        skipped = f"; {len(log.bad_files)} files could not be read" if log.bad_files else ""
-        raise DatasetError(f"no images in split {empty[0]!r} of {root}{skipped}")
+def _check_not_empty(result: Conversion, root: Path, by_share: bool) -> None:
+    empty = [name for name, coco in result.splits.items() if not coco["images"]]
+    if empty and (len(empty) == len(result.splits) or not by_share):
+        bad = len(result.log.bad_files)
+        raise DatasetError(
+            f"no images in split {empty[0]!r} of {root}{f'; {bad} files could not be read' if bad else ''}"
+        )
     for name in empty:
-        log.note("split without images: too few for its share", name)
+        result.log.note("split without images: too few for its share", name)
 
 
 @dataclass(frozen=True)
@@ -158,7 +208,7 @@ class _Run:
         given = {"split": selector, "images": self.images, "categories": self.categories, "shard": shard, "log": log}
         known = {name: value for name, value in given.items() if name in self.format.parameters}
         if shard is not None and "shard" not in known:
-            raise DatasetError(f"{self.format.name} cannot be read in shards")
+            raise DatasetError(f"{self.format.name} cannot be read in shards: it is one list. Convert it as a whole")
         records = _only(self.format.read(self.root, **known, **self.options), self.categories, log, progress)
         if len(shares) == 1:
             return {name: to_coco(records) for name in shares}, log

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from converters.fingerprint import Fingerprint
 from flows.config import FinetuneConfig
 from tasks.adapt import adapt
 from tasks.check import check, classes_of, refuse_errors
@@ -17,6 +18,7 @@ from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.look import look
 from tasks.report import ReportOptions, report
+from tasks.shards import ConvertOptions, Shards, convert_shard
 from tasks.stage import Stage
 from tasks.store import Product
 from tasks.train import choose_freeze, train
@@ -32,6 +34,9 @@ class Runner(Protocol):
     def __call__(self, stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``stage`` in the workspace with these arguments."""
 
+    def map(self, stage: Stage[P, T], calls: Sequence[tuple[Any, ...]], how: ConvertOptions) -> list[T]:
+        """Run ``stage`` once for each of ``calls``, side by side where ``how`` says so and the runner can."""
+
 
 def chain(
     config: FinetuneConfig, run: Runner, baseline: Product | None = None, baseline_title: str = "baseline"
@@ -42,7 +47,7 @@ def chain(
     """
     seen = run(look, config.source)
     yield "look", seen
-    converted = run(convert, config.source, seen)
+    converted = run(convert, config.source, seen, _shards(config, run, seen))
     yield "convert", converted
     images = Images(root=image_root(config.source, converted), digest=seen.images)
     checked = run(check, converted, images, config.check)
@@ -73,10 +78,23 @@ def chain(
     yield "report", page
 
 
-def plainly(workspace: Path) -> Runner:
-    """Run stages as plain calls in ``workspace``, without Prefect; what the store has is not made again."""
+def _shards(config: FinetuneConfig, run: Runner, seen: Fingerprint) -> Shards:
+    count = config.convert.shards
+    calls = [(config.source, seen, index, count) for index in range(count)] if count > 1 else []
+    return Shards(products=tuple(run.map(convert_shard, calls, config.convert))) if calls else Shards()
 
-    def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return stage(workspace, *args, **kwargs)
 
-    return run
+class Plainly:
+    """Runs stages as plain calls in ``workspace``, without Prefect; what the store has is not made again."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+
+    def __call__(self, stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``stage``."""
+        return stage(self.workspace, *args, **kwargs)
+
+    def map(self, stage: Stage[P, T], calls: Sequence[tuple[Any, ...]], how: ConvertOptions) -> list[T]:
+        """One call after the other, whatever ``how`` says."""
+        call: Callable[..., T] = stage
+        return [call(self.workspace, *arguments) for arguments in calls]

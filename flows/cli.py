@@ -108,14 +108,14 @@ def config(config: Recipe, overrides: Overrides = None) -> None:
 
 
 def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
-    from flows.chain import chain, plainly
+    from flows.chain import Plainly, chain
     from flows.config import load_config
     from tasks.gc import under_way
 
     settings, _ = load_config(config, overrides or [])
     with narrated(), under_way(settings.workspace):
         log = logging.getLogger("annotune")
-        for name, result in chain(settings, plainly(settings.workspace)):
+        for name, result in chain(settings, Plainly(settings.workspace)):
             log.info("%-9s %s", name, getattr(result, "path", ""))
             if name == stage:
                 break

@@ -16,11 +16,12 @@ from flows.yaml_config import ConfigError, Origin, Recipe, read_recipe
 from models.training.options import EvaluateOptions, TrainOptions
 from models.zoo.options import DetectorOptions
 from tasks.check import CheckOptions
-from tasks.convert import SourceOptions
 from tasks.fetch import Location, WeightsOptions
+from tasks.shards import ConvertOptions
+from tasks.source import SourceOptions
 from tasks.timeouts import Timeouts
 
-DECIDE_NOTHING = ("workspace", "timeouts")  # where and how long, not what
+DECIDE_NOTHING = ("workspace", "timeouts", "convert")  # where, how long and by whom, not what
 LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")  # of a URL: user name and password
 
 
@@ -32,6 +33,7 @@ class FinetuneConfig(BaseModel):
     name: str = Field("run", description="Names the report and the run; letters, digits, - and _", pattern=r"^[\w.-]+$")
     workspace: Path = Field(Path(".annotune"), description="Folder for products, caches and reports")
     source: SourceOptions = Field(description="The annotations and images you have")
+    convert: ConvertOptions = Field(ConvertOptions(), description="How a large source is divided among workers")
     check: CheckOptions = Field(CheckOptions(), description="What the dataset check does with what it finds")
     detector: DetectorOptions = Field(DetectorOptions(), description="Which detector, and its dimensions")
     weights: WeightsOptions | None = Field(None, description="Where to start from; none: random weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -10,11 +11,13 @@ import orjson
 from prefect import flow, get_run_logger
 from pydantic import BaseModel
 
-from flows.chain import Runner, chain
+from flows.chain import chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
 from tasks.as_task import as_task, refuse_timeout
 from tasks.gc import under_way
+from tasks.runners import map_task
+from tasks.shards import ConvertOptions
 from tasks.stage import Stage
 from tasks.store import Product
 
@@ -76,23 +79,31 @@ def box_metrics(evaluated: Product) -> dict[str, float]:
     return {name: value for name, value in scores.items() if value is not None}
 
 
-def as_tasks(config: FinetuneConfig, reused: list[str] | None = None) -> Runner:
-    """Run stages as Prefect tasks in the workspace; the names of those that were cached go to ``reused``.
+class as_tasks:  # noqa: N801 - the way of a chain: chain(config, as_tasks(config))
+    """Runs stages as Prefect tasks in the workspace; the names of those that were cached go to ``reused``.
 
-    The runner raises StageTimeoutError where a stage took too long.
+    It raises StageTimeoutError where a stage took too long.
     """
-    found = [] if reused is None else reused
 
-    def run(stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        state = as_task(stage, config.workspace, config.timeouts)(config.workspace, *args, **kwargs)
-        refuse_timeout(stage.name, state, config.timeouts)
+    def __init__(self, config: FinetuneConfig, reused: list[str] | None = None) -> None:
+        self.workspace, self.timeouts = config.workspace, config.timeouts
+        self.reused = [] if reused is None else reused
+
+    def __call__(self, stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``stage``, or find it done."""
+        state = as_task(stage, self.workspace, self.timeouts)(self.workspace, *args, **kwargs)
+        refuse_timeout(stage.name, state, self.timeouts)
         result: Any = state.result()
         if state.name == "Cached":
-            found.append(stage.name)
+            self.reused.append(stage.name)
         say(f"{stage.name:9s} {'cached' if state.name == 'Cached' else 'done  '} {_headline(result)}")
         return result  # type: ignore[no-any-return]
 
-    return run
+    def map(self, stage: Stage[P, T], calls: Sequence[tuple[Any, ...]], how: ConvertOptions) -> list[T]:
+        """Run ``stage`` for each of ``calls`` with the task runner that ``how`` names."""
+        results = map_task(stage, self.workspace, calls, how, self.timeouts)
+        say(f"{stage.name:9s} done   {len(results)} by {how.runner}")
+        return results
 
 
 def _headline(result: Any) -> str:

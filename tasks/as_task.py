@@ -54,6 +54,7 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 RETRY_AFTER: dict[str, tuple[float, ...]] = {
     "look": (1, 5),
     "convert": (1, 5),
+    "convert_shard": (1, 5),
     "check": (1, 5),
     "holdout": (1, 5),
     "fetch": (2, 4, 8, 16),
@@ -67,7 +68,13 @@ RETRY_AFTER: dict[str, tuple[float, ...]] = {
 def as_task(
     stage: Stage[P, T], workspace: Path, timeouts: Timeouts = DEFAULT_TIMEOUTS
 ) -> Callable[Concatenate[Path, P], State[T]]:
-    """The stage as a Prefect task that returns its state; results are small JSON in ``<workspace>/results``.
+    """The stage as a Prefect task that returns its state."""
+    wrapped = task_of(stage, workspace, timeouts)
+    return lambda *args, **kwargs: wrapped(*args, **kwargs, return_state=True)
+
+
+def task_of(stage: Stage[P, T], workspace: Path, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> Task[..., T]:
+    """The stage as a Prefect task; results are small JSON in ``<workspace>/results``.
 
     A timeout interrupts whatever the stage waits for where the flow runs in its process's main thread, as it does on a
     worker; in other threads it strikes when the wait is over.
@@ -77,7 +84,7 @@ def as_task(
     def key(context: TaskRunContext, inputs: dict[str, Any]) -> str | None:
         return stage.key({name: value for name, value in inputs.items() if name != "workspace"})
 
-    wrapped: Task[..., T] = Task(
+    return Task(
         _with_artifact(stage),
         name=stage.name,
         description=(stage.__doc__ or "").split("\n", maxsplit=1)[0],
@@ -91,7 +98,6 @@ def as_task(
         retry_condition_fn=is_transient,
         timeout_seconds=getattr(timeouts, stage.name) * 3600,
     )
-    return lambda *args, **kwargs: wrapped(*args, **kwargs, return_state=True)
 
 
 def refuse_timeout(name: str, state: State[Any], timeouts: Timeouts) -> None:

@@ -9,46 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from converters.coco import write_coco
 from converters.fingerprint import Fingerprint
-from converters.formats import FORMATS, find_format
+from converters.formats import Conversion
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
+from tasks.shards import Shards, joined
+from tasks.source import SourceOptions
 from tasks.stage import product
 from tasks.store import Product
-
-
-class SourceOptions(BaseModel):
-    """The annotations and images you have."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: str = Field(
-        description="Format of the annotations; docs/formats.md says what is read",
-        json_schema_extra={"enum": [*FORMATS]},
-    )
-    root: Path = Field(description="Folder of the dataset")
-    images: Path | None = Field(None, description="Folder of the images, where the format does not say")
-    splits: dict[str, float | str] = Field(
-        {"train": 0.8, "val": 0.2},
-        description="Per split what belongs to it: a list file, a folder or a name as the format has it, or a share "
-        "between 0 and 1 that is chosen by a stable hash of the file name",
-    )
-    categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
-    options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
-    skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
-    jobs: int = Field(1, ge=1, description="Processes that read annotations")
-
-    @field_validator("format")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        return find_format(name).name
-
-    def binding(self) -> dict[str, Any]:
-        """The fields that decide the result: not where the source is, nor how many processes read it."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in ("root", "images", "jobs")}
 
 
 class Images(BaseModel):
@@ -60,27 +31,22 @@ class Images(BaseModel):
     digest: str
 
 
-@product("converters.formats")
-def convert(folder: Path, source: SourceOptions, seen: Fingerprint) -> None:
-    """Write ``<split>.json`` for every split, ``categories.json``, and ``summary.json`` with what was left out.
+WHOLE = Shards()
 
-    ``seen`` stands for the bytes under ``source.root``: it is what the result is keyed on.
+
+@product("converters.formats")
+def convert(folder: Path, source: SourceOptions, seen: Fingerprint, shards: Shards = WHOLE) -> None:
+    """Write ``<split>.json`` for every split, and ``about.json`` with what was left out.
+
+    ``seen`` stands for the bytes under ``source.root``: it is what the result is keyed on. ``shards`` that were
+    converted already are only put together.
 
     Raises:
         AnnotationError: a file cannot be read (or is counted, with ``skip_bad``).
         DatasetError: an unknown format or option, a split without images.
     """
     log = ConversionLog(skip_bad=source.skip_bad)
-    result = convert_source(
-        source.format,
-        source.root,
-        source.splits or None,
-        images=source.images,
-        categories=source.categories,
-        options=source.options,
-        jobs=source.jobs,
-        log=log,
-    )
+    result = joined(source, shards, log) if shards.products else _at_once(source, log)
     for split, coco in result.splits.items():
         write_coco(coco, folder / f"{split}.json")
     image_root = result.image_root.resolve()
@@ -95,6 +61,19 @@ def convert(folder: Path, source: SourceOptions, seen: Fingerprint) -> None:
     }
     (folder / "about.json").write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     (folder / "summary.md").write_text(_summary(about))
+
+
+def _at_once(source: SourceOptions, log: ConversionLog) -> Conversion:
+    return convert_source(
+        source.format,
+        source.root,
+        source.splits or None,
+        images=source.images,
+        categories=source.categories,
+        options=source.options,
+        jobs=source.jobs,
+        log=log,
+    )
 
 
 def image_root(source: SourceOptions, converted: Product) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from converters.fingerprint import Fingerprint, fingerprint
-from tasks.convert import SourceOptions
 from tasks.keys import content_key
+from tasks.source import SourceOptions
 from tasks.stage import stage
 
 

@@ -12,6 +12,7 @@ class Timeouts(BaseModel):
 
     look: float = Field(default=2, gt=0, description="Hours to look at the source for changes.")
     convert: float = Field(default=12, gt=0, description="Hours to convert the annotations.")
+    convert_shard: float = Field(default=12, gt=0, description="Hours to convert one shard of them.")
     check: float = Field(default=12, gt=0, description="Hours to check the dataset.")
     holdout: float = Field(default=1, gt=0, description="Hours to keep the champions' validation split apart.")
     fetch: float = Field(default=4, gt=0, description="Hours to fetch the pretrained checkpoint.")

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 
-from flows.chain import chain, plainly
+from flows.chain import Plainly, chain
 from flows.config import load_config
 from flows.prelabel import label, prelabel, uncertainty
 from flows.registry import RegistryError
@@ -20,7 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures and a checkpoint that finds something everywhere, more surely than not."""
     folder = tmp_path_factory.mktemp("prelabel")
     config, _ = load_config(tiny_recipe(folder, tiny_scenes(folder / "data")))
-    for name, result in chain(config, plainly(config.workspace)):
+    for name, result in chain(config, Plainly(config.workspace)):
         if name == "adapt":
             content, meta = load_checkpoint(result.path / "init.pt")
             break

@@ -9,7 +9,7 @@ import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 from helpers_server import serving
 
-from flows.chain import chain, plainly
+from flows.chain import Plainly, chain
 from flows.config import load_config
 from flows.finetune import finetune
 
@@ -48,7 +48,7 @@ def told_by_prefect() -> str:
 def test_a_planted_secret_turns_up_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
     tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
     start, _ = load_config(tmp_path / "tiny.yaml", [f"workspace={tmp_path / 'start'}"])
-    init = dict(zip(range(5), chain(start, plainly(start.workspace)), strict=False))[4][1].path / "init.pt"
+    init = dict(zip(range(5), chain(start, Plainly(start.workspace)), strict=False))[4][1].path / "init.pt"
 
     with serving(lambda request, _: request.serve(init.read_bytes()) if works else request.send(403, b"no")) as mirror:
         monkeypatch.setenv("ANNOTUNE_WEIGHTS_MIRROR", f"http://somebody:{MIRROR}@{urlsplit(mirror.url).netloc}")

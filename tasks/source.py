@@ -1,0 +1,41 @@
+"""The source: which annotations and images a run is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from converters.formats import FORMATS, find_format
+
+
+class SourceOptions(BaseModel):
+    """The annotations and images you have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = Field(
+        description="Format of the annotations; docs/formats.md says what is read",
+        json_schema_extra={"enum": [*FORMATS]},
+    )
+    root: Path = Field(description="Folder of the dataset")
+    images: Path | None = Field(None, description="Folder of the images, where the format does not say")
+    splits: dict[str, float | str] = Field(
+        {"train": 0.8, "val": 0.2},
+        description="Per split what belongs to it: a list file, a folder or a name as the format has it, or a share "
+        "between 0 and 1 that is chosen by a stable hash of the file name",
+    )
+    categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
+    options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
+    skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
+    jobs: int = Field(1, ge=1, description="Processes that read annotations")
+
+    @field_validator("format")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return find_format(name).name
+
+    def binding(self) -> dict[str, Any]:
+        """The fields that decide the result: not where the source is, nor how many processes read it."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in ("root", "images", "jobs")}
