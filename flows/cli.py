@@ -15,7 +15,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands import champion_app, join, parameters, prelabel, retrain, serve, store_app, sweep
+from flows.commands import champion_app, deploy, join, parameters, prelabel, retrain, serve, store_app, sweep
 from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect
 
 app = typer.Typer(
@@ -326,5 +326,5 @@ def weights_plan(
         out.print(line, markup=False)
 
 
-for around in (retrain, prelabel, sweep, join, parameters, serve):
+for around in (retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -192,7 +194,22 @@ def serve(
     from flows.serve import QUEUES, serving
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end for a service manager
+    queues = {**QUEUES, "gpu": gpus}
     out.print("starting server and worker, half a minute ...")
-    with serving(home.resolve(), prefect_file.resolve(), port, {**QUEUES, "gpu": gpus}) as api:
-        out.print(f"Prefect: {api.removesuffix('/api')}  (logs in {home})\nexport PREFECT_API_URL={api}")
-        signal.pause()
+    with suppress(KeyboardInterrupt), serving(home.resolve(), prefect_file.resolve(), port, queues) as running:
+        out.print(f"Prefect: {running.api.removesuffix('/api')}  (logs in {home})", soft_wrap=True)
+        out.print(f"export PREFECT_API_URL={running.api}", soft_wrap=True)
+        running.wait()
+    out.print("stopped")
+
+
+def deploy(
+    prefect_file: Annotated[Path, typer.Option(help="The deployments.")] = Path("deployments/prefect.yaml"),
+    gpus: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 1,
+) -> None:
+    """Make pool, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
+    from flows.serve import QUEUES, prepare
+
+    if "PREFECT_API_URL" not in os.environ:
+        raise ValueError("PREFECT_API_URL is not set. Set it to the server's API, e.g. http://127.0.0.1:4200/api")
+    prepare(prefect_file.resolve(), os.environ, {**QUEUES, "gpu": gpus})

@@ -5,16 +5,21 @@ Everything is Prefect's own command line; what is here is the order, and that no
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+import yaml
 
 POOL = "local"
 QUEUES = {"gpu": 1, "cpu": 2}  # runs at once; the first is the number of GPUs
@@ -25,8 +30,29 @@ class ServeError(RuntimeError):
     """Prefect's command line failed; the message holds what it said."""
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What runs: the URL of the server's API, and the processes by name."""
+
+    api: str
+    processes: Mapping[str, subprocess.Popen[bytes]]
+    logs: Path  # a folder
+
+    def wait(self) -> None:
+        """Block as long as all of them run.
+
+        Raises:
+            ServeError: one has ended; with its status and what it said last.
+        """
+        while all(process.poll() is None for process in self.processes.values()):
+            time.sleep(1)
+        name, process = next((name, process) for name, process in self.processes.items() if process.poll() is not None)
+        said = (self.logs / f"{name}.log").read_text(errors="replace")[-2000:]
+        raise ServeError(f"the {name} has ended, with status {process.returncode}:\n{said}")
+
+
 @contextmanager
-def serving(home: Path, prefect_file: Path, port: int = 4200, queues: Mapping[str, int] = QUEUES) -> Iterator[str]:
+def serving(home: Path, prefect_file: Path, port: int = 4200, queues: Mapping[str, int] = QUEUES) -> Iterator[Serving]:
     """Run server and worker with everything deployed until the block ends.
 
     Args:
@@ -35,25 +61,55 @@ def serving(home: Path, prefect_file: Path, port: int = 4200, queues: Mapping[st
         port: of the server, on loopback.
         queues: work queues and how many runs each lets run at once.
 
-    Yields:
-        The URL of the server's API.
+    Raises:
+        ServeError: the port is taken, a command failed, or the server does not start; with what it said.
+        FileNotFoundError: no such deployments.
+    """
+    if not prefect_file.is_file():
+        raise FileNotFoundError(
+            errno.ENOENT, "no deployments there. Give the file with --prefect-file", str(prefect_file)
+        )
+    environ = environment(home, f"http://127.0.0.1:{port}/api")
+    with server(environ) as serves:
+        prepare(prefect_file, environ, queues)
+        with worker(environ) as works:
+            yield Serving(environ["PREFECT_API_URL"], {"server": serves, "worker": works}, home)
+
+
+@contextmanager
+def server(environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server that ``environ`` names, on the database in its home, until the block ends.
 
     Raises:
-        ServeError: a command failed, or the server does not start; with what it said.
+        ServeError: the port is taken, or the server does not answer; with what it said.
     """
+    api, home = environ["PREFECT_API_URL"], Path(environ["PREFECT_HOME"])
+    port = urlsplit(api).port or 0
+    _refuse_taken(port)
     home.mkdir(parents=True, exist_ok=True)
-    api = f"http://127.0.0.1:{port}/api"
-    environ = environment(home, api)
-    with ExitStack() as running:
-        server = running.enter_context(
-            _process(["server", "start", "--host", "127.0.0.1", "--port", str(port)], environ, home / "server.log")
-        )
-        _wait_for(api, server, home / "server.log")
-        prepare(prefect_file, environ, queues)
-        running.enter_context(
-            _process(["worker", "start", "--pool", POOL, "--type", "process"], environ, home / "worker.log")
-        )
-        yield api
+    command = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with _process(command, environ, home / "server.log") as process:
+        _wait_for(api, process, home / "server.log")
+        yield process
+
+
+def _refuse_taken(port: int) -> None:
+    """Whoever answers there would be taken for our server."""
+    with socket.socket() as it:
+        it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just ended does not count
+        try:
+            it.bind(("127.0.0.1", port))
+        except OSError as error:
+            remedy = "Another Prefect server, perhaps: stop it, or take another port with --port"
+            raise ServeError(f"port {port} of this machine is taken. {remedy}") from error
+
+
+@contextmanager
+def worker(environ: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker of our pool until the block ends."""
+    log = Path(environ["PREFECT_HOME"]) / "worker.log"
+    with _process(["worker", "start", "--pool", POOL, "--type", "process"], environ, log) as process:
+        yield process
 
 
 def environment(home: Path, api: str) -> dict[str, str]:
@@ -70,7 +126,12 @@ def environment(home: Path, api: str) -> dict[str, str]:
 
 
 def prepare(prefect_file: Path, environ: Mapping[str, str], queues: Mapping[str, int] = QUEUES) -> None:
-    """Make the pool and its queues unless they are there, and deploy everything.
+    """Make the pool, its queues and the automations unless they are there, and deploy everything.
+
+    Args:
+        prefect_file: the deployments; the automations are ``automations.yaml`` beside it, if there are any.
+        environ: names the server in ``PREFECT_API_URL``.
+        queues: work queues and how many runs each lets run at once.
 
     Raises:
         ServeError: a command failed.
@@ -83,6 +144,18 @@ def prepare(prefect_file: Path, environ: Mapping[str, str], queues: Mapping[str,
         if httpx.post(f"{api}/work_pools/{POOL}/queues", json=queue).is_error:  # it is there
             httpx.patch(f"{api}/work_pools/{POOL}/queues/{name}", json=queue).raise_for_status()
     prefect(["deploy", "--all", "--prefect-file", str(prefect_file)], environ)
+    _automate(prefect_file.with_name("automations.yaml"), api)
+
+
+def _automate(file: Path, api: str) -> None:
+    """Make the automations whose names are not there yet; somebody may have changed or switched off those that are."""
+    wanted = yaml.safe_load(file.read_text())["automations"] if file.exists() else []
+    there = {row["name"] for row in httpx.post(f"{api}/automations/filter", json={}).raise_for_status().json()}
+    for automation in wanted:
+        if automation["name"] not in there:
+            answer = httpx.post(f"{api}/automations/", json=automation)
+            if answer.is_error:
+                raise ServeError(f"{file}: {automation['name']}: the server refused it:\n{answer.text}")
 
 
 def prefect(arguments: list[str], environ: Mapping[str, str], stdin: str = "") -> str:

@@ -31,6 +31,13 @@ class SourceOptions(BaseModel):
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
     jobs: int = Field(1, ge=1, description="Processes that read annotations")
 
+    @field_validator("root", mode="before")
+    @classmethod
+    def _is_given(cls, root: Any) -> Any:
+        if root == "":  # a deployment whose variable was not set; it would mean whatever folder the worker is in
+            raise ValueError("empty. Give the folder of the dataset; the deployments take it from ANNOTUNE_SOURCE")
+        return root
+
     @field_validator("format")
     @classmethod
     def _is_known(cls, name: str) -> str:

@@ -1,7 +1,6 @@
 """What a team's server offers: the deployments, the parameter form, and everything together for real."""
 
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,11 @@ import orjson
 import pytest
 import yaml
 from helpers_flow import tiny_recipe, tiny_scenes
+from helpers_kill import free_port
+from pydantic import ValidationError
 
-from flows.config import load_config
+from converters.formats import FORMATS
+from flows.config import FinetuneConfig, load_config
 from flows.serve import environment, prefect, serving
 
 ROOT = Path(__file__).parents[1]
@@ -65,10 +67,25 @@ def test_the_form_refuses_what_is_not_in_it() -> None:
     assert schema["definitions"]["TrainOptions"]["properties"]["epochs"]["default"] == 12
 
 
-def free_port() -> int:
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return int(it.getsockname()[1])
+def test_what_the_deployments_bring_themselves_fits_the_form() -> None:
+    from prefect.utilities.schema_tools import validate  # noqa: PLC0415 - slow
+
+    for entry in prefect_file()["deployments"]:
+        unset = orjson.loads(re.sub(rb"{{ \$\w+ }}", b"", orjson.dumps(entry.get("parameters", {}))))
+        validate(unset, form(entry["name"]), raise_on_error=True, ignore_required=True)
+
+
+def test_a_deployment_whose_source_was_never_named_says_so() -> None:
+    with pytest.raises(
+        ValidationError, match="Give the folder of the dataset; the deployments take it from ANNOTUNE_SO"
+    ):
+        FinetuneConfig.model_validate({"source": {"format": "voc", "root": ""}})
+
+
+def test_the_formats_are_a_choice_in_the_form() -> None:
+    assert form("finetune")["definitions"]["SourceOptions"]["properties"]["format"]["enum"] == list(FORMATS)
+    with pytest.raises(ValidationError, match="did you mean 'voc'"):
+        FinetuneConfig.model_validate({"source": {"format": "vco", "root": "x"}})
 
 
 def runs_of(api: str, name: str) -> list[dict[str, Any]]:
@@ -90,7 +107,8 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
     retraining = {**parameters, "registry": str(tmp_path / "registry")}
     stages = {"convert", "check", "adapt", "train", "evaluate", "report"}
 
-    with serving(tmp_path / "prefect", DEPLOYMENTS / "prefect.yaml", free_port()) as api:
+    with serving(tmp_path / "prefect", DEPLOYMENTS / "prefect.yaml", free_port()) as running:
+        api = running.api
         environ = environment(tmp_path / "prefect", api)
 
         def run(deployment: str, given: dict[str, Any]) -> dict[str, Any]:
