@@ -226,11 +226,13 @@ class _Reader:
                     self.log.drop("difficult", f"{path}, object {number}")
                     continue
                 crowd = True
-            segmentation = None
+            segmentation = area = None
             if ring is not None:
                 from converters.voc_outlines import ring_edges  # noqa: PLC0415 (boxes alone do not wait for NumPy)
 
-                box, segmentation = ring_edges(ring, devkit, width, height)
+                box, segmentation, area = ring_edges(ring, devkit, width, height)
+                if area == 0 and not self._judge_empty(corners, f"{path}, object {number}"):
+                    continue
                 corners = box if corners is None else _edges(corners, devkit)
             elif corners is not None:
                 corners = _edges(corners, devkit)
@@ -239,8 +241,16 @@ class _Reader:
                 continue
             fitting = fit_box(corners, width, height, self.log, f"{path}, object {number}", self.rules.min_visibility)
             if fitting is not None:
-                found.append(Instance(name, fitting, segmentation, None, crowd, attributes))
+                found.append(Instance(name, fitting, segmentation, area or None, crowd, attributes))
         return found
+
+    def _judge_empty(self, box: Box | None, where: str) -> bool:
+        """Whether an object whose outline encloses nothing can be used, by the box beside it."""
+        if box is None:
+            self.log.drop("an outline that encloses nothing", where)
+        else:
+            self.log.note("an outline that encloses nothing: its box was taken", where)
+        return box is not None
 
     def _judge(self, obj: VocObject, number: int, path: str) -> bool:
         """Whether an object can be used; what was repaired in it is noted."""

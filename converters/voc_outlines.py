@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from converters.errors import AnnotationError
-from converters.geometry import clip_ring, ring_box
+from converters.geometry import clip_ring, polygon_area, ring_box
 from converters.masks import encode_instances, rle_area, rle_box
 from converters.records import Box, ConversionLog, ImageRecord, Instance, Polygons, Rle
 
@@ -30,14 +30,22 @@ _VOID = 255
 _SAME = 0.5  # IoU from which a mask's box is an object's box
 
 
-def ring_edges(ring: Sequence[float], devkit: bool, width: int, height: int) -> tuple[Box, Polygons | None]:
-    """Return the box of a ring, and the part of the ring inside the image; ``devkit`` corners count from 1."""
+def ring_edges(
+    ring: Sequence[float], devkit: bool, width: int, height: int
+) -> tuple[Box, Polygons | None, float | None]:
+    """Return the box of a ring, the part of the ring inside the image, and the area of that; 0 where it encloses none.
+
+    ``devkit`` corners count from 1.
+    """
     if devkit:
         ring = [value - 1 for value in ring]
     box = left, top, right, bottom = ring_box(ring)
     inside = left >= 0 and top >= 0 and right <= width and bottom <= height
     part = tuple(ring) if inside else clip_ring(ring, width, height)
-    return box, (part,) if part else None
+    if not part:
+        return box, None, None
+    area = polygon_area(part, width, height)
+    return box, (part,) if area > 0 else None, area
 
 
 def add_masks(record: ImageRecord, xml: str, complete: bool, log: ConversionLog) -> ImageRecord:

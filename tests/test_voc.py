@@ -202,6 +202,22 @@ def test_an_object_that_cannot_be_read_is_named_with_its_file_and_line(tmp_path:
     assert log.dropped == {"object that cannot be read": 1}
 
 
+@pytest.mark.parametrize(
+    "outline",
+    [
+        "<robndbox><cx>50</cx><cy>40</cy><w>20</w><h>0</h><angle>0.7</angle></robndbox>",
+        "<polygon><x1>10</x1><y1>10</y1><x2>20</x2><y2>20</y2><x3>30</x3><y3>30</y3></polygon>",
+    ],
+)
+def test_an_outline_without_area_is_no_object_but_a_box_beside_it_is(tmp_path: Path, outline: str) -> None:
+    log = ConversionLog()
+    record = read_one(tmp_path, voc_xml(voc_object(box=None, extra=outline), voc_object(extra=outline)), log=log)
+
+    assert [(instance.box, instance.segmentation) for instance in record.instances] == [((10, 20, 30, 50), None)]
+    assert log.dropped == {"an outline that encloses nothing": 1}
+    assert log.notes["an outline that encloses nothing: its box was taken"] == 1
+
+
 def test_a_point_is_counted_not_an_error(tmp_path: Path) -> None:
     log = ConversionLog()
     record = read_one(tmp_path, voc_xml(voc_object(box=None, extra="<point><x>1</x><y>1</y></point>")), log=log)
