@@ -6,6 +6,7 @@ ValueError
 RuntimeError
 |-- TrainingError        the run cannot go on; what it has reached is in its folder
 `-- TrainingCrash        the training process died; a retry continues from its last checkpoint
+    |-- OutOfMemory      one of several processes had no room; they begin again with half the images per pass
     `-- TrainingStopped  it was told to stop (SIGTERM) and wrote a checkpoint first
 """
 
@@ -40,3 +41,7 @@ class TrainingCrash(RuntimeError):  # noqa: N818 - what happened to the process,
 
 class TrainingStopped(TrainingCrash):
     """The run was told to stop and wrote a checkpoint first; it continues from its folder."""
+
+
+class OutOfMemory(TrainingCrash):
+    """One of several processes had no room for its images; the next attempt takes half as many at once."""

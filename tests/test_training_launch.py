@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,19 @@ from models.training.sampling import StepSampler
 OPTIONS = TrainOptions(epochs=2, batch_size=4, log_every=1, checkpoint_every_steps=1, threads=1, devices=0)
 
 
-def child_of(launcher: int) -> int:
-    """The training process that a process started, through the launcher between them."""
+def children_of(launcher: int) -> list[int]:
+    """The training processes that the launcher started."""
     task = Path(f"/proc/{launcher}/task/{launcher}/children")
-    return int(task.read_text().split()[0])
+    return [pid for pid in map(int, task.read_text().split()) if "models.training.child" in cmdline(pid)]
 
 
 def my_child() -> int:
-    """The training process of the run_training that this process is in."""
+    """The first training process of the run_training that this process is in."""
+    return my_children()[0]
+
+
+def my_children() -> list[int]:
+    """The training processes of the run_training that this process is in, by rank."""
     launchers = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     (launcher,) = {
         int(pid)
@@ -38,7 +44,7 @@ def my_child() -> int:
         for pid in path.read_text().split()
         if "torch.distributed.run" in cmdline(int(pid))
     }
-    return child_of(launcher)
+    return children_of(launcher)
 
 
 def cmdline(pid: int) -> str:
@@ -165,6 +171,62 @@ def test_two_processes_train_and_evaluate_together(tmp_path: Path, name: str) ->
     assert "x 2 processes" in lines[0]["derivations"]["learning_rate"]
     alone = finetune(init, train, val, OPTIONS, tmp_path / "alone")
     assert summary.metrics.keys() == alone.metrics.keys()
+
+
+ONE_WITHOUT_ROOM = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    from models.training import loop
+    attempt = loop._forward_backward
+    def with_little_memory(run, batch):
+        if run.step >= 1 and run.micro_batch > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return attempt(run, batch)
+    loop._forward_backward = with_little_memory
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_half_the_images_when_one_has_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ONE_WITHOUT_ROOM)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    lines: list[Line] = []
+    options = OPTIONS.model_copy(update={"devices": 2})
+
+    summary = run_training(
+        initial(tmp_path / "init.pt"), draw_set(tmp_path / "train"), None, options, tmp_path / "run",
+        on_line=lines.append,
+    )  # fmt: skip
+
+    assert summary.steps == 2
+    assert summary.notes == ("out of memory at step 1: 2 images per forward pass from there on",)
+    assert [line["event"] for line in lines] == ["start", "step", "resume", "out_of_memory", "step", "end"]
+    assert lines[2]["step"] == 1
+
+
+@pytest.mark.parametrize(("processes", "rank"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_an_evaluation_told_to_stop_leaves_a_run_to_continue(tmp_path: Path, processes: int, rank: int) -> None:
+    """SIGTERM to one process of them, as soon as it evaluates: all leave, within the promised 10 seconds."""
+    init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
+    val = draw_set(tmp_path / "val", 400, seed=1)  # minutes, if nobody could end it
+    options = OPTIONS.model_copy(update={"devices": processes, "batch_size": 4 // processes, "epochs": 1})
+    lines: list[Line] = []
+    asked: list[float] = []
+
+    def stop_at_the_last_step(line: Line) -> None:
+        lines.append(line)
+        if line["event"] == "step" and line["step"] == line["steps"]:
+            os.kill(my_children()[rank], signal.SIGTERM)
+            asked.append(time.monotonic())
+
+    with pytest.raises(TrainingStopped, match="stopped at step 2 of 2"):
+        run_training(init, train, val, options, tmp_path / "run", on_line=stop_at_the_last_step)
+
+    assert time.monotonic() - asked[0] < 20  # 10 are promised, of a machine that has nothing else to do
+    assert [line["event"] for line in lines] == ["start", "step", "step", "stopped"]
 
 
 def test_two_processes_see_every_image_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-from models.errors import DetectorError, TrainingError, TrainingStopped, WeightsError
+from models.errors import DetectorError, OutOfMemory, TrainingError, TrainingStopped, WeightsError
 from models.training.files import write_json
 from models.training.journal import Line
 from models.training.loop import finetune
@@ -28,6 +28,7 @@ from models.training.process import StopSignal
 GRACE = 10.0  # seconds to checkpoint in, once the parent is gone
 # What a person can mend comes through as what it is; the nearest of these, most particular first.
 USER_ERRORS: tuple[type[Exception], ...] = (
+    OutOfMemory,
     WeightsError,
     DetectorError,
     TrainingStopped,

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import torch
 
-from models.errors import TrainingCrash
+from models.errors import OutOfMemory, TrainingCrash
 from models.training.child import GRACE, USER_ERRORS
 from models.training.files import write_json
 from models.training.folder import TrainSummary, claim, read_summary, run_inputs
@@ -53,16 +53,27 @@ def run_training(
     """
     if (finished := _finished(init, train, val, options, folder)) is not None:
         return finished
-    place = leader(options, process_count(options))
-    alone = options.machines == 1
-    with tempfile.TemporaryDirectory(prefix="annotune-") if alone else meeting_folder(folder) as scratch:
-        job = Path(scratch) / "job.json"
-        write_json(job, {**_job(init, train, val, options, folder), "place": asdict(place)})
-        run_place(place, job, on_line or (lambda line: None))
+    job = _job(init, train, val, options, folder)
+    while True:
+        try:
+            _attempt(job, options, folder, on_line or (lambda line: None))
+            break
+        except OutOfMemory:  # of one among several processes; each time with half the images, so this ends
+            continue
     summary = read_summary(folder)
     if summary is None:
         raise TrainingCrash(f"the training process ended without a summary in {folder}")
     return summary
+
+
+def _attempt(job: dict[str, Any], options: TrainOptions, folder: Path, on_line: Callable[[Line], None]) -> None:
+    """Train in processes of their own until they end; raises what they ended with."""
+    place = leader(options, process_count(options))
+    alone = options.machines == 1
+    with tempfile.TemporaryDirectory(prefix="annotune-") if alone else meeting_folder(folder) as scratch:
+        path = Path(scratch) / "job.json"
+        write_json(path, {**job, "place": asdict(place)})
+        run_place(place, path, on_line)
 
 
 def run_place(place: Place, job: Path, on_line: Callable[[Line], None] = lambda line: None) -> None:
@@ -161,7 +172,8 @@ def _failure(code: int, said: list[str], scratch: Path) -> Exception:
     """The error that the processes ended with: a user's error as itself, everything else as a crash."""
     outcomes = [orjson.loads(path.read_bytes()) for path in sorted(scratch.glob("outcome-*.json"))]
     known = {kind.__name__: kind for kind in USER_ERRORS}
-    for outcome in sorted(outcomes, key=lambda outcome: outcome["kind"] not in known):
+    order = [*known, "crash"]  # when one process leaves, the others fail too: the most particular error is the cause
+    for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome["kind"])):
         if outcome["kind"] in known:
             return known[outcome["kind"]](outcome["message"])
         return TrainingCrash(f"the training process failed: {outcome['message']}\n{outcome['traceback']}")

@@ -20,7 +20,7 @@ from models.training.folder import BEST, LAST, TrainSummary, claim, read_summary
 from models.training.journal import Line
 from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
-from models.training.process import StopSignal, join_processes, stop_on_sigterm
+from models.training.process import Process, StopSignal, join_processes, stop_on_sigterm
 from models.training.randomness import seed_everything
 from models.training.run import (
     Clock,
@@ -173,10 +173,11 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
     with weights_to_score(run), suppress(_StopDuringEvaluation):
         results = detect(
             run.model, run.validation, process.device, indices=own, batch_size=options.batch_size,
-            workers=options.workers, between=_stopper(stop) if process.world == 1 else lambda: None,
+            workers=options.workers, between=lambda: _leave_if_asked(process, stop),
         )  # fmt: skip
-    if results is None:
+    if process.any(results is None):
         stopped(run)  # only now: the weights that are trained are back in the model
+    assert results is not None
     together = [result for part in process.gather(results) for result in part]
     scores = quick_scores(run.truth, together, masks=run.assembled.detector.masks) if process.main else {}
     take_scores(run, process.gather(scores)[0])
@@ -188,12 +189,9 @@ class _StopDuringEvaluation(Exception):  # noqa: N818 - a way out of nested call
     """An evaluation may take longer than a process that is told to stop has left."""
 
 
-def _stopper(stop: StopSignal) -> Callable[[], None]:
-    def stop_if_asked() -> None:
-        if stop.asked:
-            raise _StopDuringEvaluation
-
-    return stop_if_asked
+def _leave_if_asked(process: Process, stop: StopSignal) -> None:
+    if process.stopping(stop.asked):
+        raise _StopDuringEvaluation
 
 
 @contextmanager

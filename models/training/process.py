@@ -13,8 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]  # it is there, and documented
+from torch.distributed.rendezvous import rendezvous
 
 from models.training.options import TrainOptions
+
+STOP = "annotune/stop"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Process:
     rank: int
     world: int
     device: torch.device
+    store: Store | None = None  # where there are several: what they tell each other between collective calls
 
     @property
     def main(self) -> bool:
@@ -37,6 +42,14 @@ class Process:
         shared = torch.tensor([flag], dtype=torch.int32, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return bool(shared.item())
+
+    def stopping(self, asked: bool) -> bool:
+        """Whether any process is asked to stop, as far as is known by now: waits for none of them."""
+        if self.store is None:
+            return asked
+        if asked:
+            self.store.set(STOP, "1")
+        return asked or self.store.check([STOP])
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every process, by rank; all must ask."""
@@ -63,10 +76,12 @@ def join_processes(options: TrainOptions) -> Iterator[Process]:
         torch.cuda.set_device(device)
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads or before)
+    store = None
     if world > 1:
-        dist.init_process_group("nccl" if gpu else "gloo")
+        store, rank, world = next(rendezvous("env://"))
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=world)
     try:
-        yield Process(rank, world, device)
+        yield Process(rank, world, device, store)
     finally:
         torch.set_num_threads(before)
         if world > 1:

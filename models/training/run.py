@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
-from models.errors import TrainingError
+from models.errors import OutOfMemory, TrainingError
 from models.training.assemble import Assembled, assemble
 from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
@@ -205,8 +205,7 @@ def prepare(
     process.barrier()  # nobody may still be looking for a checkpoint when the first one is written
     if not resumed:
         checkpoint(run)
-    if (smaller := folder / MICRO_BATCH).exists():
-        run.micro_batch = min(run.micro_batch, int(orjson.loads(smaller.read_bytes())))
+    after_out_of_memory(run)
     return run
 
 
@@ -265,17 +264,31 @@ def halve_micro_batch(run: Run, problem: str) -> None:
     """Half the images per forward pass from this step on; the step itself keeps its images.
 
     Raises:
-        RuntimeError: of many processes one alone cannot; the next attempt begins with the smaller number.
+        OutOfMemory: of many processes one alone cannot; they begin again with the smaller number.
     """
-    run.micro_batch = math.ceil(run.micro_batch / 2)
+    smaller = math.ceil(run.micro_batch / 2)
+    said = f"out of memory at step {run.step}: {smaller} images per forward pass from there on"
     if run.process.world > 1:
-        write_json(run.folder / MICRO_BATCH, run.micro_batch)
-        raise RuntimeError(f"out of memory at step {run.step}; the next attempt takes {run.micro_batch} images at once")
+        write_json(run.folder / MICRO_BATCH, {"images": smaller, "said": said, "problem": problem})
+        raise OutOfMemory(said)
     run.optimizer.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
-    said = f"out of memory at step {run.step}: {run.micro_batch} images per forward pass from there on"
-    run.notes = [*run.notes, said]
-    run.journal.write("out_of_memory", step=run.step, micro_batch=run.micro_batch, problem=problem)
+    take_micro_batch(run, smaller, said, problem)
+
+
+def take_micro_batch(run: Run, images: int, said: str, problem: str) -> None:
+    """So many images per forward pass from here on, and why."""
+    run.micro_batch, run.notes = images, [*run.notes, said]
+    run.journal.write("out_of_memory", step=run.step, micro_batch=images, problem=problem)
+
+
+def after_out_of_memory(run: Run) -> None:
+    """Begin with the images that memory had room for, where an attempt of several processes ended without."""
+    path = run.folder / MICRO_BATCH
+    if path.exists():
+        found = orjson.loads(path.read_bytes())
+        if found["said"] not in run.notes:
+            take_micro_batch(run, min(run.micro_batch, found["images"]), found["said"], found["problem"])
 
 
 def autocast(options: TrainOptions, device: torch.device) -> bool:
