@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -25,7 +26,8 @@ def read_coco(
     """Yield one record per image of a COCO file, or of all COCO files of a folder, one file after the other.
 
     Args:
-        root: a COCO JSON file, or a folder of them; Roboflow's folders with a file beside their images are known.
+        root: a COCO JSON file, or a folder of them. Known are COCO's own layout (``annotations/instances_train2017.json``
+            with the images in ``train2017`` or ``images/train2017``) and Roboflow's, with a file beside its images.
         split: in a folder, the file to read: its path, its stem, ``instances_<split>``, or the subfolder it lies in.
         images: the image root, if the images do not lie beside the file.
         log: what was dropped and repaired.
@@ -36,10 +38,9 @@ def read_coco(
     """
     log = log if log is not None else ConversionLog()
     for path in find_coco(root, split):
-        prefix = ""
-        if images is None and root.is_dir() and path.parent.name != "annotations":
-            prefix = path.parent.relative_to(root).as_posix()
-        yield from _Source(path, "" if prefix == "." else prefix, log).records()
+        source = _Source(path, log)
+        source.prefix = "" if root.is_file() else source.find_images(root, images)
+        yield from source.records()
 
 
 def coco_images(root: Path, images: Path | None) -> Path:
@@ -51,7 +52,7 @@ def coco_categories(root: Path) -> list[dict[str, Any]]:
     """Categories of the COCO files under ``root`` in their order, without the ids."""
     found: dict[str, dict[str, Any]] = {}
     for path in find_coco(root, None):
-        for category in _Source(path, "", ConversionLog()).categories():
+        for category in _Source(path, ConversionLog()).categories():
             found.setdefault(category["name"], {key: value for key, value in category.items() if key != "id"})
     return list(found.values())
 
@@ -88,9 +89,24 @@ def read_json(path: Path) -> dict[str, Any]:
 class _Source:
     """One COCO file."""
 
-    def __init__(self, path: Path, prefix: str, log: ConversionLog) -> None:
-        self.path, self.prefix, self.log = path, prefix, log
+    prefix = ""  # folder of the images below the image root
+
+    def __init__(self, path: Path, log: ConversionLog) -> None:
+        self.path, self.log = path, log
         self.data = read_json(path)
+
+    def find_images(self, root: Path, images: Path | None) -> str:
+        """The folder below the image root that the file names are relative to: the one that has the first image."""
+        folder = self.path.parent
+        if images is None and folder.name != "annotations":
+            return folder.relative_to(root).as_posix() if root in folder.parents else ""
+        try:
+            first = _safe_name(self.data["images"][0]["file_name"])
+        except (LookupError, TypeError, ValueError):  # told of when the images are read
+            return ""
+        split = self.path.stem.removeprefix("instances_")
+        places = ("", split, f"images/{split}", "images")
+        return next((place for place in places if os.path.isfile(f"{images or root}/{place}/{first}")), "")  # noqa: PTH113
 
     def categories(self) -> list[dict[str, Any]]:
         for category in self.data["categories"]:

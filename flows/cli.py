@@ -301,6 +301,7 @@ def weights_plan(
     model: Annotated[str, typer.Option(help="Detector, as `annotune models` lists them.")],
     classes: Annotated[str, typer.Option(help="Your class names, comma-separated, in label order.")],
     exclude: Annotated[list[str] | None, typer.Option(help="Rules for what stays out. Repeatable.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List also what is simply copied, or unused.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
     """Will this checkpoint fit my classes, and which tensors move? Needs no dataset and allocates no model."""
@@ -315,15 +316,13 @@ def weights_plan(
     if as_json:
         sys.stdout.write(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
         return
-    table = Table()
-    rows = plan.to_rows()
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row.values()))
-    out.print(table)
+    rows = [row for row in plan.to_rows() if everything or row["action"] not in ("copied", "unused")]
+    wide = {column: max((len(row[column]) for row in rows), default=0) for column in ("action", "tensor", "shape")}
+    for row in rows:  # one line each, however wide, for eyes and for grep
+        cells = [row[column].ljust(width) for column, width in wide.items()]
+        out.print("  ".join([*cells, row["from"], row["reason"]]).rstrip(), markup=False, soft_wrap=True)
     for line in plan.summary():
-        out.print(line, markup=False)
+        out.print(line, markup=False, soft_wrap=True)
 
 
 for around in (retrain, prelabel, sweep, join, parameters, serve, deploy):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from helpers_converters import real
+from helpers_converters import photo, real
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -357,6 +357,27 @@ def test_files_of_a_folder_and_splits_by_name(tmp_path: Path) -> None:
     assert [found.file_name for found in read_coco(tmp_path, split="val")] == ["val.jpg"]
     with pytest.raises(DatasetError, match="no COCO file for split 'test'"):
         list(read_coco(tmp_path, split="test"))
+
+
+@pytest.mark.parametrize("place", ["{}", "images/{}", "images", "."])
+def test_images_lie_in_the_folder_of_their_split(tmp_path: Path, place: str) -> None:
+    for split in ("train2017", "val2017"):
+        image = {"id": 1, "file_name": f"{split}.jpg", "width": 9, "height": 9}
+        save(tmp_path, dataset(images=[image], annotations=[]), f"annotations/instances_{split}.json")
+        photo(tmp_path / place.format(split) / f"{split}.jpg", (9, 9))
+
+    for found in (*read_coco(tmp_path), *read_coco(tmp_path, split="val2017", images=tmp_path)):
+        assert (tmp_path / found.file_name).is_file()
+
+
+@pytest.mark.parametrize("first", [{}, {"file_name": "../x.jpg"}, {"file_name": "x" * 300 + ".jpg"}, 5])
+def test_a_first_image_without_a_place_is_told_of_like_any_other(tmp_path: Path, first: Any) -> None:
+    other = {"id": 2, "file_name": "a.jpg", "width": 9, "height": 9}
+    save(tmp_path, dataset(images=[first, other], annotations=[]), "annotations/train.json")
+    log = ConversionLog(skip_bad=True)
+
+    assert [found.file_name for found in read_coco(tmp_path, log=log)] == ["a.jpg"]
+    assert len(log.bad_files) == 1
 
 
 def test_roboflow_sets_are_read_from_their_folders() -> None:

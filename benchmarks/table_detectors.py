@@ -1,0 +1,158 @@
+"""Every detector on one small real set, from random weights and from weights at hand; writes docs/real-data.md.
+
+    ANNOTUNE_DATA=... python benchmarks/table_detectors.py WORKSPACE [--detectors NAME ...]
+
+What is done is found done: killed, the same command goes on. One thread and one seed, so the figures are the same again.
+
+The set: 18 labelme photos of dates, figs and hazelnuts with polygons (tony607's). "At hand" is what needs no network:
+each detector trained for a few minutes on drawn scenes of eight other classes; the mask detectors start from the box
+detector of their family, for drawn scenes have no masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.chain import chain, plainly
+from flows.config import FinetuneConfig
+from flows.scenes import FAMILIES, draw_scenes
+
+PAGE = Path(__file__).parents[1] / "docs/real-data.md"
+MARK = "<!-- table -->"
+WIDTH, HEIGHT = 192, 144
+SHORT = {"optimizer": "adamw", "weight_decay": 0.01, "batch_size": 4, "warmup_steps": 10, "threads": 1, "workers": 0}
+RESIZED = {"min_size": HEIGHT, "max_size": WIDTH, "backbone": "timm://mobilenetv3_large_100"}
+REGIONS = RESIZED | {"rois_per_image": 32}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector of the table, made small enough for one CPU core."""
+
+    name: str
+    title: str
+    small: dict[str, Any]  # the options that make it small
+    rate: float
+    epochs: int  # over the photos; what is quick gets more of them
+    scene_epochs: int  # over the drawn scenes
+    teacher: str | None = None  # whose pretrained weights it takes; its own by default
+
+
+ROWS = (
+    Row("fasterrcnn_resnet50_fpn", "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 5),
+    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 5),
+    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 0, "fasterrcnn_resnet50_fpn"),
+    Row(
+        "cascade_mask_rcnn_resnet50_fpn",
+        "Cascade Mask R-CNN, MobileNetV3-FPN",
+        REGIONS,
+        5e-4,
+        40,
+        0,
+        "cascade_rcnn_resnet50_fpn",
+    ),
+    Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 60, 6),
+    Row("fcos_resnet50_fpn", "FCOS, MobileNetV3-FPN", RESIZED, 5e-4, 60, 6),
+    Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", {"fixed_size": (HEIGHT, WIDTH)}, 1e-3, 120, 12),
+    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", {"min_size": WIDTH, "max_size": WIDTH}, 1e-3, 120, 12),
+    Row("ssd300_vgg16", "SSD300, VGG-16", {}, 1e-4, 20, 1),
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one run came to, and what it took."""
+
+    box: float  # AP50, 0..1
+    mask: float | None
+    covered: float | None  # share of the model's elements that the weights at hand supplied
+    cpu: float  # seconds of this run's processes; 0 where it was found done
+
+
+def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: int, weights: Path | None) -> Path:
+    """One run of the chain; returns the checkpoint's folder beside ``score.json``."""
+    config = FinetuneConfig.model_validate(
+        {
+            "name": name,
+            "workspace": workspace,
+            "source": source,
+            "detector": {"name": row.name, **row.small} | ({} if row.name.startswith("ssd300") else {"norm": "batch"}),
+            "weights": {"source": str(weights)} if weights else None,
+            # Evaluated once, at the end: nothing is chosen by the photos that the figures come from.
+            "train": SHORT | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate},
+            "evaluate": {"workers": 0},
+        }
+    )
+    results = {}
+    for stage, result in chain(config, plainly(workspace)):
+        results[stage] = result
+        if stage == "evaluate":  # the page is not needed here
+            break
+    folder = workspace / "table" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = json.loads((results["evaluate"].path / "metrics.json").read_text())
+    plan = results["adapt"].path / "plan.json"
+    score = {
+        "box": metrics["bbox"]["AP50"],
+        "mask": metrics.get("segm", {}).get("AP50"),
+        "covered": json.loads(plan.read_text())["coverage"]["elements"] if plan.is_file() else None,
+        "checkpoint": str(results["train"].path / "best.pt"),
+    }
+    (folder / "score.json").write_text(json.dumps(score))
+    return folder
+
+
+def scored(row: Row, name: str, *args: Any) -> dict[str, Any]:
+    """The score of a run, which is made where it is not there yet, with the CPU time it took the first time."""
+    started, before = time.time(), sum(os.times()[:4])
+    folder = run(row, name, *args)
+    score: dict[str, Any] = json.loads((folder / "score.json").read_text())
+    cost = folder / "cost.json"
+    if not cost.is_file():
+        cost.write_text(json.dumps({"cpu": sum(os.times()[:4]) - before, "wall": time.time() - started}))
+    score["cpu"] = json.loads(cost.read_text())["cpu"]
+    print(f"{name}: AP50 {score['box']:.3f}, mask {score['mask']}, {score['cpu']:.0f} s CPU", flush=True)
+    return score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("--detectors", nargs="*", default=[row.name for row in ROWS])
+    given = parser.parse_args()
+    if "ANNOTUNE_DATA" not in os.environ:
+        sys.exit("ANNOTUNE_DATA is not set: the folder that holds triple_tony607_fruits/labelme")
+    photos = Path(os.environ["ANNOTUNE_DATA"]) / "triple_tony607_fruits/labelme"
+    fruits = {"format": "labelme", "root": photos, "splits": {"train": 0.67, "val": 0.33}}
+    root = draw_scenes(
+        given.workspace / "scenes",
+        classes=FAMILIES["shore"] + FAMILIES["dream"],
+        train=180,
+        val=20,
+        seed=3,
+        size=(WIDTH, HEIGHT),
+    )
+    scenes = {"format": "voc", "root": root, "splits": {"train": "train", "val": "val"}}
+    rows = []
+    for row in ROWS:
+        if row.name not in given.detectors:
+            continue
+        teacher = next(other for other in ROWS if other.name == (row.teacher or row.name))
+        scratch = scored(row, f"{row.name}-scratch", given.workspace, fruits, row.epochs, None)
+        taught = scored(teacher, f"{teacher.name}-scenes", given.workspace, scenes, teacher.scene_epochs, None)
+        tuned = scored(
+            row, f"{row.name}-tuned", given.workspace, fruits, row.epochs, Path(taught["checkpoint"])
+        )
+        rows.append((row, scratch, taught, tuned))
+    print(json.dumps([[row.title, a, b, c] for row, a, b, c in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
