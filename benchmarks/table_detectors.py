@@ -2,7 +2,7 @@
 
     ANNOTUNE_DATA=... python benchmarks/table_detectors.py WORKSPACE [--detectors NAME ...]
 
-What is done is found done: killed, the same command goes on. One thread and one seed, so the figures are the same again.
+What is done is found done: killed, the same command goes on. One thread and one seed give the same figures again.
 
 The set: 18 labelme photos of dates, figs and hazelnuts with polygons (tony607's). "At hand" is what needs no network:
 each detector trained for a few minutes on drawn scenes of eight other classes; the mask detectors start from the box
@@ -41,39 +41,21 @@ class Row:
     small: dict[str, Any]  # the options that make it small
     rate: float
     epochs: int  # over the photos; what is quick gets more of them
-    scene_epochs: int  # over the drawn scenes
+    scene_epochs: int = 0  # over the drawn scenes
     teacher: str | None = None  # whose pretrained weights it takes; its own by default
 
 
+FASTER = "fasterrcnn_resnet50_fpn"
 ROWS = (
-    Row("fasterrcnn_resnet50_fpn", "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 5),
-    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 5),
-    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 40, 0, "fasterrcnn_resnet50_fpn"),
-    Row(
-        "cascade_mask_rcnn_resnet50_fpn",
-        "Cascade Mask R-CNN, MobileNetV3-FPN",
-        REGIONS,
-        5e-4,
-        40,
-        0,
-        "cascade_rcnn_resnet50_fpn",
-    ),
-    Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 60, 6),
-    Row("fcos_resnet50_fpn", "FCOS, MobileNetV3-FPN", RESIZED, 5e-4, 60, 6),
     Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", {"fixed_size": (HEIGHT, WIDTH)}, 1e-3, 120, 12),
-    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", {"min_size": WIDTH, "max_size": WIDTH}, 1e-3, 120, 12),
-    Row("ssd300_vgg16", "SSD300, VGG-16", {}, 1e-4, 20, 1),
+    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", {"min_size": WIDTH, "max_size": WIDTH}, 1e-3, 80, 6),
+    Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, 3),
+    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, teacher=FASTER),
+    Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 40, 3),
+    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, teacher=FASTER),
+    Row("cascade_mask_rcnn_resnet50_fpn", "Cascade Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),
+    Row("fcos_resnet50_fpn", "FCOS, MobileNetV3-FPN", RESIZED, 5e-4, 40, 3),
 )
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one run came to, and what it took."""
-
-    box: float  # AP50, 0..1
-    mask: float | None
-    covered: float | None  # share of the model's elements that the weights at hand supplied
-    cpu: float  # seconds of this run's processes; 0 where it was found done
 
 
 def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: int, weights: Path | None) -> Path:
@@ -83,10 +65,12 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
             "name": name,
             "workspace": workspace,
             "source": source,
-            "detector": {"name": row.name, **row.small} | ({} if row.name.startswith("ssd300") else {"norm": "batch"}),
+            "detector": {"name": row.name, "norm": "batch", **row.small},
             "weights": {"source": str(weights)} if weights else None,
             # Evaluated once, at the end: nothing is chosen by the photos that the figures come from.
-            "train": SHORT | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate},
+            "train": SHORT
+            | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate}
+            | ({"amp": "on"} if "backbone" in row.small else {}),
             "evaluate": {"workers": 0},
         }
     )
@@ -147,9 +131,7 @@ def main() -> None:
         teacher = next(other for other in ROWS if other.name == (row.teacher or row.name))
         scratch = scored(row, f"{row.name}-scratch", given.workspace, fruits, row.epochs, None)
         taught = scored(teacher, f"{teacher.name}-scenes", given.workspace, scenes, teacher.scene_epochs, None)
-        tuned = scored(
-            row, f"{row.name}-tuned", given.workspace, fruits, row.epochs, Path(taught["checkpoint"])
-        )
+        tuned = scored(row, f"{row.name}-tuned", given.workspace, fruits, row.epochs, Path(taught["checkpoint"]))
         rows.append((row, scratch, taught, tuned))
     print(json.dumps([[row.title, a, b, c] for row, a, b, c in rows], indent=1))
 

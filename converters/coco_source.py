@@ -26,8 +26,8 @@ def read_coco(
     """Yield one record per image of a COCO file, or of all COCO files of a folder, one file after the other.
 
     Args:
-        root: a COCO JSON file, or a folder of them. Known are COCO's own layout (``annotations/instances_train2017.json``
-            with the images in ``train2017`` or ``images/train2017``) and Roboflow's, with a file beside its images.
+        root: a COCO JSON file, or a folder of them. Known are COCO's own layout (``annotations/instances_NAME.json``
+            with the images in ``NAME`` or ``images/NAME``) and Roboflow's, with a file beside its images.
         split: in a folder, the file to read: its path, its stem, ``instances_<split>``, or the subfolder it lies in.
         images: the image root, if the images do not lie beside the file.
         log: what was dropped and repaired.

@@ -1,4 +1,3 @@
-import io
 import os
 import pickle
 import random
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers_weights import add, lod_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,23 +52,6 @@ def data(name: str) -> Path:
 # Writers by the formats' published definitions. None of them shares a line with the readers.
 
 
-def lod_bytes(array: np.ndarray, levels: tuple[bytes, ...] = (), packed: bool = False) -> bytes:
-    """LoDTensor::SerializeToStream and TensorToStream of Paddle 1.x (lod_tensor.cc, tensor_util.cc)."""
-    code = {"bool": 0, "int64": 3, "float16": 4, "float32": 5, "float64": 6, "uint8": 20}[array.dtype.name]
-    sizes = b"".join(varint(size) for size in array.shape)
-    dims = b"\x12" + varint(len(sizes)) + sizes if packed else b"".join(b"\x10" + varint(size) for size in array.shape)
-    description = b"\x08" + varint(code) + dims
-    stream = struct.pack("<IQ", 0, len(levels)) + b"".join(struct.pack("<Q", len(level)) + level for level in levels)
-    return stream + struct.pack("<Ii", 0, len(description)) + description + array.tobytes()
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number > 127:
-        out, number = out + bytes([number & 127 | 128]), number >> 7
-    return out + bytes([number])
-
-
 def write_torch(path: Path) -> None:
     torch.save(STATE, path)
 
@@ -102,12 +85,6 @@ def write_lod_tar(path: Path) -> None:
 
 def write_darknet(path: Path) -> None:
     path.write_bytes(struct.pack("<3iq", 0, 2, 5, 32013312) + np.arange(10, dtype="<f4").tobytes())
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {

@@ -7,8 +7,6 @@ PaddlePaddle 1.8.5, ChainerCV (master) on Chainer 7.8.1; then ``{key: list(tenso
 
 from __future__ import annotations
 
-import gzip
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +15,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers_weights import FRAMEWORK_KEYS
 from torch import Tensor, nn
 from torchvision.models.detection import ssd, ssdlite
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
@@ -32,7 +31,6 @@ from models.weights.rules import KeyMapName, LoadRules
 from models.zoo import DETECTORS, DetectorOptions, build_detector
 from models.zoo.detector import Detector
 
-FRAMEWORK_KEYS = json.loads(gzip.decompress((Path(__file__).parent / "framework_keys.json.gz").read_bytes()))
 FASTER, MASK, CASCADE = "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "cascade_rcnn_resnet50_fpn"
 CASCADE_MASK, RETINANET, SSD300 = "cascade_mask_rcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssd300_vgg16"
 P6 = ["backbone.fpn.extra_blocks.p6.weight", "backbone.fpn.extra_blocks.p6.bias"]
