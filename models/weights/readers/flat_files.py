@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.errors import WeightsError
 from models.weights.readers.arrays import tensor_from
-from models.weights.readers.opened import Opened
+from models.weights.readers.opened import Opened, filled
 
 # A trained network hardly compresses; what grows more than this is no network.
 MOST_GROWTH = 200
@@ -55,7 +55,7 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor | None:
         shape, fortran, dtype = header(file)
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             return None
-        return tensor_from(bytearray(file.read()), dtype, shape, fortran)
+        return tensor_from(filled(file, info.file_size - file.tell()), dtype, shape, fortran)
 
 
 def refuse_bomb(path: Path, size: int) -> None:

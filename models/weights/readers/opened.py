@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from models.errors import WeightsError
+
+_STEP = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,19 @@ def damage_named(path: Path, container: str) -> Iterator[None]:
         raise WeightsError(
             f"{path}: damaged or not a {container} file ({type(error).__name__}: {words})", "Fetch it again"
         ) from error
+
+
+def filled(file: IO[bytes], size: int) -> bytearray:
+    """The next ``size`` bytes of ``file``, a step at a time where they are unpacked: no second copy of them.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    data = bytearray(size)
+    view, done = memoryview(data), 0
+    while done < size:
+        count = file.readinto(view[done : done + _STEP])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError("cut off")
+        done += count
+    return data

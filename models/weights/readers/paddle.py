@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.errors import WeightsError
 from models.weights.readers.arrays import Array
-from models.weights.readers.opened import Opened, damage_named
+from models.weights.readers.opened import Opened, damage_named, filled
 
 _NAMES = "StructuredToParameterName@@"
 _SLICES = "UnpackBigParamInfor@@"
@@ -102,14 +102,9 @@ def read_lod(file: BinaryIO, size: int) -> Tensor:
     rest, dtype = size - (file.tell() - start), _DTYPES[code]
     if math.prod(shape) * dtype.itemsize != rest:
         raise ValueError(f"a tensor of shape {shape} and {dtype} with {rest:,} bytes")
-    tensor = torch.empty(shape, dtype=dtype)
-    view = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    while view:
-        count = file.readinto(view) if hasattr(file, "readinto") else 0
-        if not count:
-            raise ValueError("cut off")
-        view = view[count:]
-    return tensor
+    if not rest:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(filled(file, rest), dtype=dtype).reshape(shape)
 
 
 def _description(data: bytes) -> tuple[int, list[int]]:

@@ -2,24 +2,21 @@
 
 It differs from ``pickle.Unpickler`` with a ``find_class`` in what it bounds: the memo and every length by the file,
 the number of opcodes, and dictionary keys to plain values (a nest of shared tuples takes for ever to hash). Large byte
-strings are kept once, as the buffers that the tensors then use. Opcodes are decoded by :mod:`pickletools`.
+strings are kept once, as the buffers that the tensors then use.
 """
 
 from __future__ import annotations
 
-import mmap
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from models.errors import WeightsError
 from models.weights.readers.arrays import Array, Dtype, Opaque, as_bytes, frombuffer, reconstruct, scalar
+from models.weights.readers.opcodes import opcodes
 
 _MOST_OPCODES = 5_000_000  # the largest public checkpoints have about 100,000
-_LARGE = 1 << 16
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 _CONSTANTS = _NUMBERS | _TEXTS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -88,9 +85,9 @@ def read_pickle(path: Path, table: Mapping[str, Callable[..., Any]] = TABLE) -> 
         WeightsError: it asks for a class or function outside ``table``.
         ValueError, IndexError, ...: it is damaged (callers name the file).
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+    with path.open("rb") as file:
         try:
-            return run_pickle(view, table)
+            return run_pickle(file, table)
         except _ForbiddenError as error:
             raise WeightsError(
                 f"{path}: its pickle asks for {error}, which a checkpoint does not need; nothing of it was run",
@@ -98,13 +95,13 @@ def read_pickle(path: Path, table: Mapping[str, Callable[..., Any]] = TABLE) -> 
             ) from None
 
 
-def run_pickle(file: BinaryIO | mmap.mmap, table: Mapping[str, Callable[..., Any]] | None) -> Any:
+def run_pickle(file: BinaryIO, table: Mapping[str, Callable[..., Any]] | None) -> Any:
     """Run one pickle from the current position; with ``table`` None every name is taken and stands for nothing."""
     machine = _Machine(table)
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]
+    for number, (name, argument) in enumerate(opcodes(file)):
         if number > _MOST_OPCODES:
             raise ValueError(f"more than {_MOST_OPCODES:,} opcodes")
-        machine.step(opcode.name, argument)
+        machine.step(name, argument)
     return machine.stack.pop()
 
 
@@ -120,7 +117,7 @@ class _Machine:
     def step(self, name: str, argument: Any) -> None:
         """Carry out one opcode."""
         if name in _CONSTANTS:
-            self.stack.append(_kept(argument))
+            self.stack.append(argument)
         elif name in _PUT:
             self.memo[int(argument)] = self.stack[-1]
         elif name == "MEMOIZE":
@@ -239,14 +236,6 @@ class _Machine:
         if self.table is not None:
             raise _ForbiddenError("a persistent id")
         self.stack[-1] = Opaque()
-
-
-def _kept(value: Any) -> Any:
-    """A large byte string, or the text that stands for one, as a buffer that tensors can share."""
-    if isinstance(value, str) and len(value) > _LARGE:
-        with suppress(UnicodeEncodeError):
-            return bytearray(value.encode("latin-1"))
-    return bytearray(value) if isinstance(value, bytes) and len(value) > _LARGE else value
 
 
 def _of(value: Any, kind: type[Any]) -> Any:
