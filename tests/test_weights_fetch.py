@@ -193,6 +193,51 @@ def test_a_stall_ends_with_the_timeout_and_is_resumed(tmp_path: Path) -> None:
         assert server.ranges() == [None, f"bytes={HALF}-"]
 
 
+def _drips(request: Request, _: int) -> None:
+    """A byte at a time, for as long as anybody listens: no read ever waits for long."""
+    asked = request.headers.get("Range")
+    start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+    length = 1 << 30
+    span = {"Content_Range": f"bytes {start}-{length - 1}/{length}"} if asked else {}
+    request.head(206 if asked else 200, Content_Length=length - start, ETag='"v1"', **span)
+    while True:
+        request.wfile.write(b"x")
+        request.wfile.flush()
+
+
+def _a_byte_and_good_bye(request: Request, _: int) -> None:
+    request.serve(BODY, only=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"), [(_drips, "the server drips, "), (_a_byte_and_good_bye, "disconnected|closed")]
+)
+def test_a_server_that_drips_for_ever_is_given_up_and_its_bytes_are_kept(
+    tmp_path: Path, answer: object, words: str
+) -> None:
+    patience = Patience(timeout=5, attempts=3, backoff=0, least_rate=1e9, window=0.05)
+    with serving(answer) as server:  # type: ignore[arg-type]
+        with pytest.raises(NetworkError, match=words):
+            fetch(f"{server.url}/net.pth", tmp_path, patience=patience)
+        assert len(server.requests) == 3
+        assert server.ranges()[1] is not None
+    assert finals(tmp_path) == []
+
+
+def test_after_a_drip_the_file_is_gone_on_with(tmp_path: Path) -> None:
+    def drips_the_file(request: Request, _: int) -> None:
+        request.head(200, Content_Length=len(BODY), ETag='"v1"')
+        for byte in BODY:
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+
+    with serving(first(drips_the_file)) as server:
+        patience = Patience(timeout=5, attempts=3, backoff=0, least_rate=1e9, window=0.02)
+        check_whole(fetch(f"{server.url}/net.pth", tmp_path, patience=patience), tmp_path)
+        assert len(server.requests) == 2
+        assert server.ranges()[1] is not None
+
+
 def test_a_server_that_ignores_ranges_starts_over(tmp_path: Path) -> None:
     with serving(first(drops, lambda request, _: request.send(200, BODY, ETag='"v1"'))) as server:
         check_whole(fetch(f"{server.url}/net.pth", tmp_path, patience=QUICK), tmp_path)

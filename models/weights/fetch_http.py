@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,13 +37,17 @@ class Patience:
 
     Attributes:
         timeout: seconds without a connection or without a byte.
-        attempts: how many in a row may end without a new byte.
+        attempts: how many in a row may bring less than ``least_rate``.
         backoff: seconds before the second of them, doubled for each further one.
+        least_rate: bytes per second; what stays below it for ``window`` seconds drips and is broken off.
+        window: seconds.
     """
 
     timeout: float = 30.0
     attempts: int = 5
     backoff: float = 1.0
+    least_rate: float = 1000.0
+    window: float = 60.0
 
     def pause(self, idle: int, asked: float | None) -> float:
         """Seconds to wait after ``idle`` attempts without a new byte; a server may ask for up to two minutes."""
@@ -63,18 +68,21 @@ def download(
         Whether the part holds bytes of several answers: a wrong hash then earns one whole download more.
 
     Raises:
-        NetworkError: as many attempts in a row as ``patience`` has brought nothing new; ``part`` is kept.
+        NetworkError: as many attempts in a row as ``patience`` has brought next to nothing; ``part`` is kept.
         NotThereError: 404 or 410.
         FetchError: any other refusal, a web page instead of the file, no room on the disk.
     """
     reached, idle, resumed = _size(part), 0, False
     while True:
+        start = time.monotonic()
         try:
             with _client(url, headers, patience) as client:
-                return _attempt(client, url, part, progress) or resumed
+                return _attempt(client, url, part, patience, progress) or resumed
         except NetworkError as error:
-            new = _size(part) > reached
-            reached, idle, resumed = max(reached, _size(part)), 0 if new else idle + 1, True
+            # A byte per connection is a drip too, so an attempt counts as a second at least.
+            enough = patience.least_rate * max(time.monotonic() - start, 1.0)
+            idle = 0 if _size(part) - reached >= enough else idle + 1
+            reached, resumed = max(reached, _size(part)), True
             if idle >= patience.attempts:
                 raise
             time.sleep(patience.pause(idle, error.retry_after))
@@ -107,7 +115,7 @@ def check_room(part: Path, missing: int) -> None:
         raise FetchError(f"{part.parent}: {missing:,} bytes to come and {free:,} free", "Make room and run again")
 
 
-def _attempt(client: httpx.Client, url: str, part: Path, progress: Progress | None) -> bool:
+def _attempt(client: httpx.Client, url: str, part: Path, patience: Patience, progress: Progress | None) -> bool:
     """One request; returns whether it went on from earlier bytes."""
     validator = _note(part).read_text() if _note(part).exists() else ""
     offset = _size(part) if validator else 0
@@ -118,7 +126,8 @@ def _attempt(client: httpx.Client, url: str, part: Path, progress: Progress | No
         _refuse(response, url)
         offset, total = _where(response, url, part, offset)
         check_room(part, (total or 0) - offset)
-        _receive(response, url, part, offset, total, progress)
+        chunks = _lively(response.iter_raw(), url, patience)
+        _receive(response, chunks, url, part, offset, total, progress)
     _check_length(url, part, total)
     return offset > 0
 
@@ -150,9 +159,14 @@ def _where(response: httpx.Response, url: str, part: Path, offset: int) -> tuple
 
 
 def _receive(
-    response: httpx.Response, url: str, part: Path, offset: int, total: int | None, progress: Progress | None
+    response: httpx.Response,
+    chunks: Iterator[bytes],
+    url: str,
+    part: Path,
+    offset: int,
+    total: int | None,
+    progress: Progress | None,
 ) -> None:
-    chunks = response.iter_raw()
     first = next(chunks, b"")
     # Before a page of a captive portal replaces gigabytes that are already here.
     if offset == 0 and (instead := impostor_in(first)):
@@ -162,7 +176,7 @@ def _receive(
         _note(part).write_text(_validator(response))
     done = offset
     with room_for(part), part.open("ab") as file:
-        for chunk in _chain(first, chunks):
+        for chunk in chain((first,), chunks):
             file.write(chunk)
             # To the file at once: what has arrived outlives a kill.
             file.flush()
@@ -171,9 +185,18 @@ def _receive(
                 progress(done, total)
 
 
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+def _lively(chunks: Iterator[bytes], url: str, patience: Patience) -> Iterator[bytes]:
+    """The chunks, as long as they bring ``patience.least_rate`` in every window: a byte a second never times out."""
+    since, came = time.monotonic(), 0
+    for chunk in chunks:
+        yield chunk
+        came += len(chunk)
+        seconds = time.monotonic() - since
+        if seconds < patience.window:
+            continue
+        if came < patience.least_rate * seconds:
+            raise NetworkError(f"{public(url)}: the server drips, {came:,} bytes came in {seconds:.0f} s")
+        since, came = time.monotonic(), 0
 
 
 def _check_length(url: str, part: Path, total: int | None) -> None:
