@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.chain import chain, plainly
+from flows.chain import Plainly, chain
 from flows.config import FinetuneConfig
 from flows.scenes import FAMILIES, draw_scenes
 
@@ -75,7 +75,7 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
         }
     )
     results = {}
-    for stage, result in chain(config, plainly(workspace)):
+    for stage, result in chain(config, Plainly(workspace)):
         results[stage] = result
         if stage == "evaluate":  # the page is not needed here
             break

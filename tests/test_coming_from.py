@@ -14,7 +14,7 @@ from PIL import Image
 from test_cityscapes import write_frame
 
 from converters import read_voc, to_coco, write_coco
-from flows.chain import chain, plainly
+from flows.chain import Plainly, chain
 from flows.config import FinetuneConfig, load_config
 from flows.scenes import FAMILIES, draw_scenes
 from models.training.optimizer import Plan, make_plan, rate_at
@@ -196,7 +196,7 @@ def test_the_recipe_runs_to_its_end(
         *(f"train.{option}" for option in SHORT),
         "evaluate.workers=0",
     )
-    results = dict(chain(config, plainly(config.workspace)))
+    results = dict(chain(config, Plainly(config.workspace)))
 
     plan = LoadPlan.from_json(orjson.loads((results["adapt"].path / "plan.json").read_bytes()))
     assert plan.classes.model == (EIGHT if name == "mmdetection-cityscapes" else FAMILIES["dream"])
