@@ -51,6 +51,7 @@ def draw(folder: Path, count: int, width: int, height: int) -> CocoTable:
         segmentations=np.zeros(1, np.int64),
         outlines=b"",
         category_of=np.arange(4),
+        annotation_ids=np.arange(1, 5 * count + 1),
         left_out=0,
     )
 

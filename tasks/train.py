@@ -64,7 +64,9 @@ def choose_freeze(options: TrainOptions, adapted: Product, checked: Product) -> 
 
 def _summary(summary: TrainSummary) -> str:
     reached = ", ".join(
-        f"{name} {value:.3f}" for name, value in summary.metrics.items() if name.endswith(("AP", "AP50"))
+        f"{name} {value:.3f}"
+        for name, value in summary.metrics.items()
+        if name.endswith(("AP", "AP50", "top1", "top5"))
     )
     first = (
         f"{summary.steps:,} steps, {summary.epochs:.1f} epochs; best at step {summary.best_step:,}: {reached or '-'}"

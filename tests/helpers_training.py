@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from models.checkpoint import CheckpointMeta, save_checkpoint
+from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.training import DetectionData, finetune
 from models.zoo import DetectorOptions, build_detector, resolve_options
 
@@ -74,3 +76,33 @@ def finetune_and_die(run: tuple[Any, ...], lines: int, in_write: int) -> None:
 
     os.fsync = flush_or_die
     finetune(*run, echo=lambda line: die(next(seen) == lines))
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by a flat name: model, average and optimizer."""
+    content, _ = load_checkpoint(path)
+    named = {f"model.{key}": value for key, value in content["model"].items()}
+    named |= {f"ema.{key}": value for key, value in (content.get("ema") or {}).items()}
+    states = content["optimizer"]["state"] if "optimizer" in content else {}
+    return named | {f"{i}.{k}": v for i, state in states.items() for k, v in state.items() if isinstance(v, Tensor)}
+
+
+def assert_same_weights(one: Path, two: Path) -> None:
+    """Both checkpoints hold the same tensors, bit for bit."""
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+def run_until_killed(*run: object, lines: int = 99, in_write: int = 0) -> int:
+    """Train in a process that kills itself at the n-th line of its journal, or in the n-th file it writes.
+
+    The process comes from a server that has imported everything and run nothing: torch survives a fork only there.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["models.training"])
+    process = context.Process(target=finetune_and_die, args=(run, lines, in_write))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode

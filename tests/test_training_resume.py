@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from helpers_training import draw_set, finetune_and_die, initial
-from torch import Tensor
+from helpers_training import assert_same_weights, draw_set, initial, run_until_killed
 
-from models.checkpoint import load_checkpoint
 from models.errors import TrainingStopped
 from models.training import DetectionData, TrainOptions, TrainSummary, finetune
 from models.training.journal import read_lines
@@ -33,36 +29,6 @@ EVERYTHING = TrainOptions(
     mixup=0.4,
     mix_until=-1,
 )
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by a flat name: model, average and optimizer."""
-    content, _ = load_checkpoint(path)
-    named = {f"model.{key}": value for key, value in content["model"].items()}
-    named |= {f"ema.{key}": value for key, value in (content.get("ema") or {}).items()}
-    states = content["optimizer"]["state"] if "optimizer" in content else {}
-    return named | {f"{i}.{k}": v for i, state in states.items() for k, v in state.items() if isinstance(v, Tensor)}
-
-
-def assert_same_weights(one: Path, two: Path) -> None:
-    """Both checkpoints hold the same tensors, bit for bit."""
-    left, right = weights(one), weights(two)
-    assert left.keys() == right.keys()
-    assert [key for key in left if not torch.equal(left[key], right[key])] == []
-
-
-def run_until_killed(*run: object, lines: int = 99, in_write: int = 0) -> int:
-    """Train in a process that kills itself at the n-th line of its journal, or in the n-th file it writes.
-
-    The process comes from a server that has imported everything and run nothing: torch survives a fork only there.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["models.training"])
-    process = context.Process(target=finetune_and_die, args=(run, lines, in_write))
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode
 
 
 @pytest.fixture(scope="module")

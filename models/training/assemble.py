@@ -56,7 +56,8 @@ def _working_size(model: nn.Module) -> WorkingSize:
     transform: Any = model.transform
     transform.resize_images = False
     fixed = transform.fixed_size  # (width, height)
-    return WorkingSize(transform.min_size[-1], transform.max_size, (fixed[1], fixed[0]) if fixed else None)
+    size = (fixed[1], fixed[0]) if fixed else None
+    return WorkingSize(transform.min_size[-1], transform.max_size, size, transform.options.crop)
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,9 @@ class CocoTable:
         segmentations: (M,) JSON of COCO polygons or run lengths, offsets into ``outlines``; empty without masks.
         outlines: the bytes they point into.
         category_of: (C + 1,) int64 category id of each label.
+        annotation_ids: (M,) int64.
         left_out: how many boxes without area, or without outline where masks are wanted, the file has besides.
+        cut: each "image" is one object, and what is inside its box is the picture; see :meth:`one_by_one`.
     """
 
     image_ids: NDArray[np.int64]
@@ -41,7 +44,9 @@ class CocoTable:
     segmentations: NDArray[np.int64]
     outlines: bytes
     category_of: NDArray[np.int64]
+    annotation_ids: NDArray[np.int64]
     left_out: int
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -53,6 +58,34 @@ class CocoTable:
     def objects(self, index: int) -> slice:
         """The rows of an image's objects."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+    def one_by_one(self) -> CocoTable:
+        """The table with an "image" for each object that is no crowd: what a classifier learns from.
+
+        A classification set has one object per image, whose box is the whole picture; for any other set the objects
+        are cut out of their images.
+        """
+        (rows,) = np.nonzero(~self.crowds)
+        images = np.searchsorted(self.starts, rows, side="right") - 1
+        return replace(
+            self,
+            image_ids=self.image_ids[images],
+            names=self.names[images],
+            sizes=self.sizes[images],
+            starts=np.arange(len(rows) + 1),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowds=self.crowds[rows],
+            annotation_ids=self.annotation_ids[rows],
+            segmentations=np.zeros(1, np.int64),
+            outlines=b"",
+            cut=True,
+        )
+
+    def window(self, index: int) -> tuple[slice, slice]:
+        """The rows and columns of pixels that an object's box touches, where objects are cut out."""
+        left, top, right, bottom = self.boxes[index].tolist()
+        return slice(int(top), math.ceil(bottom)), slice(int(left), math.ceil(right))
 
     def outline(self, row: int) -> Any:
         """The COCO segmentation of an object: rings, or run lengths."""
@@ -93,6 +126,7 @@ def read_coco(path: Path, classes: tuple[str, ...], *, masks: bool = False, skip
         segmentations=np.cumsum([0, *map(len, outlines)]).astype(np.int64),
         outlines=b"".join(outlines),
         category_of=category_of,
+        annotation_ids=np.array([row["id"] for row, _ in rows], np.int64),
         left_out=len(content["annotations"]) - sum(map(len, kept.values())),
     )
 

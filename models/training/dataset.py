@@ -14,7 +14,7 @@ from models.training.coco import CocoTable
 from models.training.images import UnreadableImageError, read_image
 from models.training.mixing import Mixing, Picture, mixup, mosaic
 from models.training.randomness import drawn_at
-from models.training.transforms import Augment, Target, WorkingSize, resize
+from models.training.transforms import Augment, Target, WorkingSize
 from models.zoo.masks import InstanceMasks
 
 
@@ -163,9 +163,9 @@ class PlainImages(Dataset[Loaded]):
 
 
 def at_working_size(image: Tensor, size: WorkingSize, index: int) -> Loaded:
-    """A picture ready for the detector, without a target."""
+    """A picture ready for the model, without a target."""
     original = height_width(image)
-    return Loaded(*resize(image, {"boxes": torch.empty(0, 4)}, size.of(*original)), index, original)
+    return Loaded(size.view(image), {"boxes": torch.empty(0, 4)}, index, original)
 
 
 def height_width(image: Tensor) -> tuple[int, int]:
@@ -174,9 +174,10 @@ def height_width(image: Tensor) -> tuple[int, int]:
 
 
 def read_table_image(table: CocoTable, images: Path, index: int) -> Tensor:
-    """An image of the table in its annotated size, ``(3, H, W)`` uint8."""
+    """An image of the table in its annotated size, or what is cut out of it, ``(3, H, W)`` uint8."""
     width, height = table.sizes[index].tolist()
-    return read_image(images / table.name(index), (width, height))
+    image = read_image(images / table.name(index), (width, height))
+    return image[:, *table.window(index)] if table.cut else image
 
 
 def target_of(table: CocoTable, index: int, *, masks: bool) -> Target:

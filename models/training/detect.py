@@ -108,6 +108,9 @@ def in_original_pixels(
         original: (height, width) of the picture.
     """
     scale = torch.tensor([original[1] / working[1], original[0] / working[0]]).repeat(2)
+    if "boxes" not in found:  # a classifier's answers are about the whole picture
+        whole = torch.tensor([0.0, 0.0, original[1], original[0]])
+        return whole.repeat(len(found["labels"]), 1), None
     boxes = found["boxes"] * scale
     boxes[:, 0::2] = boxes[:, 0::2].clamp(0, original[1])
     boxes[:, 1::2] = boxes[:, 1::2].clamp(0, original[0])
@@ -120,6 +123,19 @@ def in_original_pixels(
     else:
         masks = paste_masks_in_image(masks, boxes, original)
     return boxes, masks[:, 0] > 0.5
+
+
+def label_results(found: Found, table: CocoTable, category_of: Sequence[int]) -> list[Result]:
+    """A classifier's answers about one object as results that name it, best first; category 0: the file has no such."""
+    left, top, right, bottom = table.boxes[found.index].tolist()
+    of = {
+        "image_id": int(table.image_ids[found.index]),
+        "annotation_id": int(table.annotation_ids[found.index]),
+        "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
+    }
+    scores = found.scores.double().numpy().round(6).tolist()
+    labels = zip(found.labels.tolist(), scores, strict=True)
+    return [{**of, "category_id": category_of[label], "score": score} for label, score in labels]
 
 
 def coco_results(found: Found, image_id: int, category_of: Sequence[int]) -> list[Result]:
@@ -155,7 +171,7 @@ def detect(
     min_score: float = 0.0,
     between: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """Every detection of a detector on images of a COCO table, in the order of the images.
+    """Every detection of a detector, or answer of a classifier, on images of a COCO table, in the order of the images.
 
     Args:
         model: on ``device``; set to evaluation mode.
@@ -172,8 +188,11 @@ def detect(
     chosen = range(len(table)) if indices is None else indices
     batches = image_batches(dataset, chosen, batch_size, loading_processes(workers, device), pin=device.type == "cuda")
     results: list[Result] = []
-    for found in find(model, batches, device, min_score):
-        results.extend(coco_results(found, int(table.image_ids[found.index]), category_of))
+    for found in find(model, batches, device, 0.0 if table.cut else min_score):
+        if table.cut:
+            results.extend(label_results(found, table, category_of))
+        else:
+            results.extend(coco_results(found, int(table.image_ids[found.index]), category_of))
         between()
-    # a class that this COCO file does not have cannot be scored against it
-    return [result for result in results if result["category_id"]]
+    # a class that this COCO file does not have cannot be scored against it; named in the place of another it is wrong
+    return results if table.cut else [result for result in results if result["category_id"]]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import TrainingError
-from models.training.assemble import assemble, pick_device
-from models.training.coco import load_coco, read_coco
+from models.training import accuracy
+from models.training.assemble import Assembled, assemble, pick_device
+from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import PlainImages
 from models.training.detect import detect
 from models.training.files import write_json
@@ -28,6 +29,7 @@ from models.training.scores import (
     precision_recall,
     summary,
 )
+from models.zoo import Detector
 
 
 def evaluate(
@@ -52,7 +54,7 @@ def evaluate(
     started = time.perf_counter()
     device = pick_device(options.device)
     assembled = assemble(checkpoint)
-    table = read_coco(data.coco, assembled.meta.classes)
+    table = table_of(data, assembled)
     dataset = PlainImages(table, data.images, assembled.size)
     try:
         results = detect(
@@ -66,11 +68,20 @@ def evaluate(
     except UnreadableImageError as error:
         raise TrainingError(f"{error}. Repair it or take it out of {data.coco}") from error
     truth = complete_truth(load_coco(data.coco))
-    metrics = measure(truth, results, masks=assembled.detector.masks, options=options)
+    if assembled.detector.task == "classification":
+        metrics = accuracy.measure(truth, results)
+    else:
+        metrics = measure(truth, results, masks=assembled.detector.masks, options=options)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "detections.json", results)
     write_json(folder / "metrics.json", metrics)
     return {**metrics, "seconds": time.perf_counter() - started}
+
+
+def table_of(data: DetectionData, assembled: Assembled, *, masks: bool = False, skip_empty: bool = False) -> CocoTable:
+    """A COCO file as the model learns from it: image by image, or for a classifier object by object."""
+    table = read_coco(data.coco, assembled.meta.classes, masks=masks, skip_empty=skip_empty)
+    return table.one_by_one() if assembled.detector.task == "classification" else table
 
 
 def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, options: EvaluateOptions) -> dict[str, Any]:
@@ -104,10 +115,12 @@ def has_outlines(truth: dict[str, Any]) -> bool:
 
 
 def quick_scores(
-    truth: dict[str, Any], results: list[Result], *, masks: bool, engine: Engine = "auto"
+    truth: dict[str, Any], results: list[Result], detector: Detector, engine: Engine = "auto"
 ) -> dict[str, float]:
-    """COCO's summary as flat names (``bbox/AP``), for the training log."""
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks and has_outlines(truth) else ("bbox",)
+    """COCO's summary as flat names (``bbox/AP``), or a classifier's accuracy, for the training log."""
+    if detector.task == "classification":
+        return accuracy.summary(accuracy.answers(truth, results))
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if detector.masks and has_outlines(truth) else ("bbox",)
     return {
         f"{kind}/{name}": value
         for kind in kinds

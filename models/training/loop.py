@@ -179,7 +179,7 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
         stopped(run)  # only now: the weights that are trained are back in the model
     assert results is not None
     together = [result for part in process.gather(results) for result in part]
-    scores = quick_scores(run.truth, together, masks=run.assembled.detector.masks) if process.main else {}
+    scores = quick_scores(run.truth, together, run.assembled.detector) if process.main else {}
     take_scores(run, process.gather(scores)[0])
     checkpoint(run)
     run.clock = Clock()
@@ -211,7 +211,7 @@ def weights_to_score(run: Run) -> Iterator[None]:
 
 def take_scores(run: Run, scores: dict[str, float]) -> None:
     """Note an evaluation; write best.pt if it is the best."""
-    value = scores[run.options.best_by]
+    value = scores[run.options.metric(run.assembled.detector)]
     run.evaluated = run.step
     better = value > run.best
     run.without_gain = 0 if better else run.without_gain + 1

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 from models.training.transforms import AUGMENTATIONS
 from models.zoo import Detector
 
+ACCURACIES = ("top1", "top5", "mean_class")  # of a classifier
 # These change how fast the same weights are reached, not which weights: a run may resume with other values.
 FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every", "address"})
 
@@ -68,8 +69,10 @@ class TrainOptions(BaseModel):
         default="auto", description="bfloat16 autocast; auto: on GPUs that have it."
     )
     ema: float = Field(default=0.0, ge=0, lt=1, description="Decay per step of the weight average; 0 switches it off.")
-    augment: tuple[str, ...] = Field(
-        default=("hflip",), description=f"Augmentations by name: {', '.join(AUGMENTATIONS)}."
+    augment: tuple[str, ...] | None = Field(
+        default=None,
+        description=f"Augmentations by name: {', '.join(AUGMENTATIONS)}. None: hflip; for a classifier "
+        "random_crop and hflip.",
     )
     mosaic: float = Field(default=0.0, ge=0, le=1, description="Share of images that become four pictures in one.")
     mixup: float = Field(default=0.0, ge=0, le=1, description="Share of images that another one shines through.")
@@ -97,7 +100,11 @@ class TrainOptions(BaseModel):
     patience: int = Field(
         default=0, ge=0, description="Evaluations without improvement before stopping; 0: never stop early."
     )
-    best_by: str = Field(default="bbox/AP", description="Metric that picks best.pt, e.g. bbox/AP, bbox/AP50, segm/AP.")
+    best_by: str | None = Field(
+        default=None,
+        description="Metric that picks best.pt, e.g. bbox/AP50, segm/AP; top1, top5 or mean_class of a classifier. "
+        "None: bbox/AP, or top1.",
+    )
     checkpoint_every_steps: PositiveInt = Field(default=200, description="Steps between checkpoints to resume from.")
     log_every: PositiveInt = Field(default=10, description="Steps between log lines.")
     devices: int | None = Field(
@@ -124,19 +131,31 @@ class TrainOptions(BaseModel):
 
     @field_validator("augment")
     @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
+    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
             if name not in AUGMENTATIONS:
                 raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENTATIONS)}")
         return names
 
     @field_validator("best_by")
     @classmethod
-    def _metric(cls, value: str) -> str:
+    def _metric(cls, value: str | None) -> str | None:
         kinds = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
-        if value.partition("/")[0] not in ("bbox", "segm") or value.partition("/")[2] not in kinds:
-            raise ValueError(f"best_by is bbox/ or segm/ and one of {', '.join(kinds)}, not {value!r}")
+        kind, _, name = (value or "top1").partition("/")
+        if kind not in ACCURACIES and (kind not in ("bbox", "segm") or name not in kinds):
+            boxes = f"bbox/ or segm/ and one of {', '.join(kinds)}"
+            raise ValueError(f"best_by is {boxes}, or of a classifier {', '.join(ACCURACIES)}, not {value!r}")
         return value
+
+    def metric(self, detector: Detector) -> str:
+        """The metric that picks the best checkpoint, the task's own where none is set."""
+        return self.best_by or ("top1" if detector.task == "classification" else "bbox/AP")
+
+    def augmentations(self, detector: Detector) -> tuple[str, ...]:
+        """The augmentations, the task's own where none are set."""
+        if self.augment is not None:
+            return self.augment
+        return ("random_crop", "hflip") if detector.task == "classification" else ("hflip",)
 
     def decay(self, detector: Detector) -> float:
         """The weight decay, the detector's own where none is set."""

@@ -83,7 +83,11 @@ def described(line: Line) -> list[str]:
     """A line that is not about a step, in words."""
     event = line["event"]
     if event == "eval":
-        shown = (f"{name} {value:.3f}" for name, value in line["metrics"].items() if name.endswith(("AP", "AP50")))
+        shown = (
+            f"{name} {value:.3f}"
+            for name, value in line["metrics"].items()
+            if name.endswith(("AP", "AP50", "top1", "top5"))
+        )
         return [f"step {line['step']}: {', '.join(shown)}{' (best so far)' if line['best'] else ''}"]
     if event == "unreadable":
         return [f"{len(line['images'])} training images cannot be read: {', '.join(line['images'][:5])}"]

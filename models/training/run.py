@@ -19,21 +19,22 @@ from torch.utils.data import DataLoader
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
 from models.training.assemble import Assembled, assemble
-from models.training.coco import CocoTable, load_coco, read_coco
+from models.training.coco import CocoTable, load_coco
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
 from models.training.detect import loading_processes
-from models.training.evaluation import has_outlines
+from models.training.evaluation import has_outlines, table_of
 from models.training.files import write_json
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
 from models.training.journal import Journal, Line
 from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
-from models.training.options import DetectionData, TrainOptions
+from models.training.options import ACCURACIES, DetectionData, TrainOptions
 from models.training.process import Process
 from models.training.sampling import StepSampler, aspect_groups
 from models.training.scores import complete_truth
-from models.training.transforms import Augment
+from models.training.transforms import AREAS, FOR_BOXES, Augment
 from models.weights.freeze import apply_freeze
+from models.zoo import Detector
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Run:
     def sampler(self) -> StepSampler:
         """This process's images for the steps still to come."""
         return StepSampler(
-            aspect_groups(torch.from_numpy(self.images.table.sizes)),
+            self.groups(),
             self.options.batch_size * self.options.accumulate,
             seed=self.options.seed,
             start=self.step,
@@ -100,6 +101,11 @@ class Run:
             rank=self.process.rank,
             world=self.process.world,
         )
+
+    def groups(self) -> torch.Tensor:
+        """Which images make a step together: those that pad each other little; a classifier's are all of one size."""
+        table = self.images.table
+        return torch.zeros(len(table)) if table.cut else aspect_groups(torch.from_numpy(table.sizes))
 
     def evaluation_due(self) -> bool:
         """At the end of every ``eval_every`` epochs and of the run, once."""
@@ -176,20 +182,22 @@ def prepare(
 ) -> Run:
     """Assemble the run, at its start or where its last whole checkpoint left it."""
     assembled = assemble(init)
-    classes = assembled.meta.classes
-    table = read_coco(train.coco, classes, masks=assembled.detector.masks, skip_empty=options.skip_empty)
+    detector = assembled.detector
+    table = table_of(train, assembled, masks=detector.masks, skip_empty=options.skip_empty)
     require_objects(table, train)
+    require_fitting(options, detector)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     model = assembled.model.to(process.device).to(memory_format=layout)
-    frozen = apply_freeze(model, assembled.detector, options.freeze)
-    optimizer = make_optimizer(model, assembled.detector, options)
+    frozen = apply_freeze(model, detector, options.freeze)
+    optimizer = make_optimizer(model, detector, options)
     require_metric(options, assembled, val)
-    validation = PlainImages(read_coco(val.coco, classes), val.images, assembled.size) if val else None
+    validation = PlainImages(table_of(val, assembled), val.images, assembled.size) if val else None
     per_step = options.batch_size * options.accumulate * process.world
-    plan = make_plan(options, assembled.detector, math.ceil(len(table) / per_step), process.world)
+    plan = make_plan(options, detector, math.ceil(len(table) / per_step), process.world)
     plan.derivations["freeze"] = frozen.summary()
+    augment = Augment(options.augmentations(detector), assembled.size)
     images = TrainingImages(
-        table, train.images, Augment(options.augment, assembled.size), options.seed, masks=assembled.detector.masks,
+        table, train.images, augment, options.seed, masks=detector.masks,
         mixing=Mixing(options.mosaic, options.mixup, plan.mixed_epochs),
     )  # fmt: skip
     run = Run(
@@ -217,9 +225,30 @@ def require_objects(table: CocoTable, train: DetectionData) -> None:
         raise ValueError(f"{train.coco}: {len(table)} images and not one object in them")
 
 
+def require_fitting(options: TrainOptions, detector: Detector) -> None:
+    """Refuse augmentations that the task has no use for: they would do nothing without a word."""
+    names = set(options.augmentations(detector))
+    if detector.task == "detection":
+        foreign, remedy = names & set(AREAS), "Leave it out; iou_crop cuts and keeps the boxes"
+    else:
+        foreign, remedy = names & FOR_BOXES, f"Leave it out; {' and '.join(AREAS)} cut a classifier's pictures"
+        if options.mosaic or options.mixup:
+            raise ValueError(
+                "train.mosaic and train.mixup are for detectors. Leave them out; detector.mixup and detector.cutmix "
+                "mix a classifier's pictures"
+            )
+    if foreign:
+        raise ValueError(f"augment {min(foreign)} is not for {detector.task}. {remedy}")
+
+
 def require_metric(options: TrainOptions, assembled: Assembled, val: DetectionData | None) -> None:
     """Refuse a choice of the best that the evaluation cannot make."""
-    if val is None or options.best_by.startswith("bbox/"):
+    metric, classifies = options.metric(assembled.detector), assembled.detector.task == "classification"
+    if classifies != (metric in ACCURACIES):
+        raise ValueError(
+            f"best_by {metric}: {assembled.meta.detector} has {'top1' if classifies else 'bbox/AP'} instead"
+        )
+    if val is None or classifies or metric.startswith("bbox/"):
         return
     if not assembled.detector.masks:
         raise ValueError(f"best_by {options.best_by}: {assembled.meta.detector} predicts no masks. Use bbox/AP")

@@ -32,20 +32,26 @@ AUGMENTATIONS: dict[str, str] = {
     "photometric": "brightness, contrast, saturation and hue (SSD's recipe)",
     "iou_crop": "cut out a window that keeps some overlap with an object (SSD's recipe)",
     "zoom_out": "put the picture somewhere on a larger grey canvas, one time in two (SSD's recipe)",
+    "random_crop": "for classifiers: 8 to 100 % of the area, stretched by up to 4:3 (ImageNet's recipe)",
+    "gentle_crop": "for classifiers: 50 to 100 % of the area, stretched by up to 4:3",
     "scale_jitter": f"work at {SCALE_JITTER[0]} to {SCALE_JITTER[1]} of the usual size; no effect at a fixed size",
 }
+AREAS = {"random_crop": (0.08, 1.0), "gentle_crop": (0.5, 1.0)}
+FOR_BOXES = frozenset({"iou_crop", "zoom_out", "scale_jitter"})
 
 
 @dataclass(frozen=True)
 class WorkingSize:
     """The size a detector works at: ``fixed`` (height, width), or a shorter side that the longer one may limit.
 
-    The rule is that of torchvision's ``GeneralizedRCNNTransform``.
+    The rule is that of torchvision's ``GeneralizedRCNNTransform``. A classifier does not stretch its picture to
+    ``fixed``: it takes the middle, of which ``crop`` is the share of the shorter side.
     """
 
     min_size: int
     max_size: int
     fixed: tuple[int, int] | None = None
+    crop: float | None = None
 
     def of(self, height: int, width: int, jitter: float = 1.0) -> tuple[int, int]:
         """The (height, width) in pixels that a picture of this size is resized to."""
@@ -53,6 +59,15 @@ class WorkingSize:
             return self.fixed
         scale = min(self.min_size * jitter / min(height, width), self.max_size / max(height, width))
         return max(1, int(height * scale)), max(1, int(width * scale))
+
+    def view(self, image: Tensor) -> Tensor:
+        """A picture ``(3, H, W)`` uint8 as the model sees it in evaluation."""
+        if self.fixed is None or self.crop is None:
+            return F.resize(image, list(self.of(image.shape[1], image.shape[2])), antialias=True)
+        height, width = self.fixed
+        scale = max(height / image.shape[1], width / image.shape[2]) / self.crop
+        size = [max(height, round(image.shape[1] * scale)), max(width, round(image.shape[2] * scale))]
+        return F.center_crop(F.resize(image, size, antialias=True), [height, width])
 
 
 class Augment:
@@ -62,15 +77,24 @@ class Augment:
         self.names, self.size = frozenset(names), size
         self.crop, self.zoom = v2.RandomIoUCrop(), v2.RandomZoomOut(side_range=(1.0, 3.0))
         self.recolour = v2.RandomPhotometricDistort(p=0.5)
+        area = next((AREAS[name] for name in AREAS if name in self.names), None)
+        self.cut = v2.RandomResizedCrop(size.fixed or 1, scale=area, antialias=True) if area else size.view
 
     def __call__(self, image: Tensor, target: Target, draw: random.Random) -> tuple[Tensor, Target]:
-        """Return a picture ``(3, H, W)`` uint8 of the working size and what is left of its target."""
+        """Return a picture ``(3, H, W)`` uint8 of the working size and what is left of its target.
+
+        The picture that a classifier looks at is a window of the given one; its target's box is the whole of it.
+        """
         if "zoom_out" in self.names and draw.random() < 0.5:
             image, target = self._zoom_out(image, target)
         if "iou_crop" in self.names and len(target["boxes"]):
             image, target = self._crop(image, target)
-        jitter = draw.uniform(*SCALE_JITTER) if "scale_jitter" in self.names else 1.0
-        image, target = resize(image, target, self.size.of(image.shape[1], image.shape[2], jitter))
+        if self.size.crop is None:
+            jitter = draw.uniform(*SCALE_JITTER) if "scale_jitter" in self.names else 1.0
+            image, target = resize(image, target, self.size.of(image.shape[1], image.shape[2], jitter))
+        else:
+            image = self.cut(image)
+            target = {**target, "boxes": torch.tensor([[0.0, 0.0, image.shape[2], image.shape[1]]])}
         if "photometric" in self.names:
             image = self.recolour(image)
         for name, axis in (("hflip", 0), ("vflip", 1)):
