@@ -19,22 +19,22 @@ from torch.utils.data import DataLoader
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
 from models.training.assemble import Assembled, assemble
-from models.training.coco import CocoTable, load_coco
+from models.training.coco import load_coco
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
 from models.training.detect import loading_processes
-from models.training.evaluation import has_outlines, table_of
+from models.training.evaluation import table_of
 from models.training.files import write_json
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
 from models.training.journal import Journal, Line
 from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
-from models.training.options import ACCURACIES, DetectionData, TrainOptions
+from models.training.options import DetectionData, TrainOptions
 from models.training.process import Process
+from models.training.requirements import require_fitting, require_metric, require_objects
 from models.training.sampling import StepSampler, aspect_groups
 from models.training.scores import complete_truth
-from models.training.transforms import AREAS, FOR_BOXES, Augment
+from models.training.transforms import Augment
 from models.weights.freeze import apply_freeze
-from models.zoo import Detector
 
 
 @dataclass
@@ -215,45 +215,6 @@ def prepare(
         checkpoint(run)
     after_out_of_memory(run)
     return run
-
-
-def require_objects(table: CocoTable, train: DetectionData) -> None:
-    """Refuse a set that nothing can be learned from."""
-    if not len(table):
-        raise ValueError(f"{train.coco}: no images to train on")
-    if not len(table.labels):
-        raise ValueError(f"{train.coco}: {len(table)} images and not one object in them")
-
-
-def require_fitting(options: TrainOptions, detector: Detector) -> None:
-    """Refuse augmentations that the task has no use for: they would do nothing without a word."""
-    names = set(options.augmentations(detector))
-    if detector.task == "detection":
-        foreign, remedy = names & set(AREAS), "Leave it out; iou_crop cuts and keeps the boxes"
-    else:
-        foreign, remedy = names & FOR_BOXES, f"Leave it out; {' and '.join(AREAS)} cut a classifier's pictures"
-        if options.mosaic or options.mixup:
-            raise ValueError(
-                "train.mosaic and train.mixup are for detectors. Leave them out; detector.mixup and detector.cutmix "
-                "mix a classifier's pictures"
-            )
-    if foreign:
-        raise ValueError(f"augment {min(foreign)} is not for {detector.task}. {remedy}")
-
-
-def require_metric(options: TrainOptions, assembled: Assembled, val: DetectionData | None) -> None:
-    """Refuse a choice of the best that the evaluation cannot make."""
-    metric, classifies = options.metric(assembled.detector), assembled.detector.task == "classification"
-    if classifies != (metric in ACCURACIES):
-        raise ValueError(
-            f"best_by {metric}: {assembled.meta.detector} has {'top1' if classifies else 'bbox/AP'} instead"
-        )
-    if val is None or classifies or metric.startswith("bbox/"):
-        return
-    if not assembled.detector.masks:
-        raise ValueError(f"best_by {options.best_by}: {assembled.meta.detector} predicts no masks. Use bbox/AP")
-    if not has_outlines(load_coco(val.coco)):
-        raise ValueError(f"best_by {options.best_by}: {val.coco} has objects without segmentation. Use bbox/AP")
 
 
 def distributed(model: nn.Module, options: TrainOptions, process: Process) -> nn.Module:
