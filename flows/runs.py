@@ -55,6 +55,9 @@ def publish(workspace: Path, name: str, config: str, products: Mapping[str, Prod
         for file in names:
             if products[stage].has(file):
                 _link(products[stage].path / file, part / file)
+    for events in sorted(products["train"].path.glob("tensorboard/*")):
+        (part / "tensorboard").mkdir(exist_ok=True)
+        _link(events, part / "tensorboard" / events.name)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

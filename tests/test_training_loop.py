@@ -28,6 +28,7 @@ def test_a_run_leaves_checkpoints_metrics_and_a_summary_and_its_best_can_be_eval
     assert events == ["start", "step", "step", "eval", "step", "step", "eval", "end"]
     assert {path.name for path in folder.iterdir()} == {
         "best.pt", "last.pt", "previous.pt", "metrics.jsonl", "config.json", "environment.json", "summary.json",
+        "tensorboard",
     }  # fmt: skip
     metrics = evaluate(summary.best, val, tmp_path / "evaluation")
     assert metrics["bbox"]["AP"] == summary.metrics["bbox/AP"]

@@ -14,10 +14,11 @@ Line = dict[str, Any]
 
 
 class Journal:
-    """Appends lines to ``metrics.jsonl`` and hands each to ``echo``; writes nothing where ``path`` is None."""
+    """Appends lines to ``metrics.jsonl`` and hands each to its listeners; does nothing where ``path`` is None."""
 
     def __init__(self, path: Path | None, echo: Callable[[Line], None] | None = None) -> None:
-        self.path, self.echo = path, echo
+        self.path = path
+        self.listeners = [echo] if echo is not None else []
 
     def write(self, event: str, **values: Any) -> None:
         """Append one line."""
@@ -26,8 +27,12 @@ class Journal:
         line: Line = {"event": event, **values}
         with self.path.open("ab") as file:
             file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
-        if self.echo is not None:
-            self.echo(line)
+        for listener in self.listeners:
+            listener(line)
+
+    def tell(self, text: str) -> None:
+        """Append a sentence for people."""
+        self.write("note", said=text)
 
     def back_to(self, step: int) -> None:
         """Drop the lines that a run resuming at ``step`` will write again, and a last line cut short."""

@@ -17,7 +17,7 @@ from models.training.dataset import Batch
 from models.training.detect import detect
 from models.training.evaluation import quick_scores
 from models.training.folder import BEST, LAST, TrainSummary, claim, read_summary, run_inputs, write_summary
-from models.training.journal import Line
+from models.training.journal import Journal, Line
 from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
 from models.training.process import Process, StopSignal, join_processes, stop_on_sigterm
@@ -35,6 +35,7 @@ from models.training.run import (
     write_best,
 )
 from models.training.scores import Result
+from models.training.trackers import trackers
 
 SLOWER = 0.1  # of the learning rate, after a loss that was not finite
 
@@ -71,35 +72,43 @@ def finetune(
             claim(folder, inputs, options)
         if (finished := read_summary(folder)) is not None:
             return finished
-        run = prepare(init, train, val, options, folder, process, echo)
-        batches = run.batches()
-        while True:
-            if run.evaluation_due():
-                evaluate_now(run, asked)
-            if run.step == run.plan.steps or run.patience_spent():
-                return finish(run)
-            if process.any(asked.asked):
-                stopped(run)
-            if run.unfreezing_due():
-                unfreeze(run)
-            batch = run.next_of(batches)
-            seed_everything(options.seed, "step", run.step, process.rank)
-            rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
-            set_rate(run.optimizer, rate)
-            losses = forward_backward(run, batch)
-            norm = clip(run)
-            if process.any(not all(map(math.isfinite, [*losses.values(), norm]))):
-                give_up_or_go_back(run, losses, norm, batch)
-                batches = run.batches()
-                continue
-            run.optimizer.step()
-            run.optimizer.zero_grad(set_to_none=True)
-            run.step += 1
-            if run.average is not None:
-                run.average.update(run.model, run.step)
-            run.log_step(losses, rate, len(batch))
-            if run.step % options.checkpoint_every_steps == 0 and not run.evaluation_due():
-                checkpoint(run)
+        journal = Journal(folder / "metrics.jsonl" if process.main else None, echo)
+        with trackers(options.track if process.main else (), folder, inputs, journal.tell) as track:
+            journal.listeners.append(track)
+            return take_steps(prepare(init, train, val, options, folder, process, journal), asked)
+
+
+def take_steps(run: Run, asked: StopSignal) -> TrainSummary:
+    """The loop: from where the run stands to its end."""
+    options, process = run.options, run.process
+    batches = run.batches()
+    while True:
+        if run.evaluation_due():
+            evaluate_now(run, asked)
+        if run.step == run.plan.steps or run.patience_spent():
+            return finish(run)
+        if process.any(asked.asked):
+            stopped(run)
+        if run.unfreezing_due():
+            unfreeze(run)
+        batch = run.next_of(batches)
+        seed_everything(options.seed, "step", run.step, process.rank)
+        rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
+        set_rate(run.optimizer, rate)
+        losses = forward_backward(run, batch)
+        norm = clip(run)
+        if process.any(not all(map(math.isfinite, [*losses.values(), norm]))):
+            give_up_or_go_back(run, losses, norm, batch)
+            batches = run.batches()
+            continue
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        if run.average is not None:
+            run.average.update(run.model, run.step)
+        run.log_step(losses, rate, len(batch))
+        if run.step % options.checkpoint_every_steps == 0 and not run.evaluation_due():
+            checkpoint(run)
 
 
 def forward_backward(run: Run, batch: Batch) -> dict[str, float]:

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
+from models.training.trackers import TrackerName
 from models.training.transforms import AUGMENTATIONS
 from models.zoo import Detector
 
 ACCURACIES = ("top1", "top5", "mean_class")  # of a classifier
 # These change how fast the same weights are reached, not which weights: a run may resume with other values.
-FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every", "address"})
+FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every", "track", "address"})
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,11 @@ class TrainOptions(BaseModel):
     )
     checkpoint_every_steps: PositiveInt = Field(default=200, description="Steps between checkpoints to resume from.")
     log_every: PositiveInt = Field(default=10, description="Steps between log lines.")
+    track: tuple[TrackerName, ...] = Field(
+        default=("tensorboard",),
+        description="Where else the figures go: tensorboard (in the run's folder), wandb, mlflow (their own settings "
+        "say where).",
+    )
     devices: int | None = Field(
         default=None,
         ge=0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from models.training.detect import loading_processes
 from models.training.evaluation import table_of
 from models.training.files import write_json
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
-from models.training.journal import Journal, Line
+from models.training.journal import Journal
 from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
@@ -178,7 +178,7 @@ def prepare(
     options: TrainOptions,
     folder: Path,
     process: Process,
-    echo: Callable[[Line], None] | None,
+    journal: Journal,
 ) -> Run:
     """Assemble the run, at its start or where its last whole checkpoint left it."""
     assembled = assemble(init)
@@ -202,7 +202,7 @@ def prepare(
     )  # fmt: skip
     run = Run(
         options=options, plan=plan, process=process, folder=folder,
-        journal=Journal(folder / "metrics.jsonl" if process.main else None, echo),
+        journal=journal,
         assembled=assembled, model=model, forward=distributed(model, options, process), optimizer=optimizer,
         average=WeightAverage(model, options.ema) if options.ema else None,
         images=images, validation=validation, truth=complete_truth(load_coco(val.coco)) if val else {},
