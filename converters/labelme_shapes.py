@@ -57,8 +57,8 @@ def read_points(shape: dict[str, Any], kind: str) -> tuple[Ring, Box]:
     if lengths != {2} or not types <= {int, float}:
         raise ShapeError(f"points is {_brief(points)}, not a list of [x, y]")
     xs, ys = flat[::2], flat[1::2]
-    box = (min(xs), min(ys), max(xs), max(ys))
-    if not all(-MAX_COORDINATE <= side <= MAX_COORDINATE for side in box):
+    left, top, right, bottom = box = (min(xs), min(ys), max(xs), max(ys))
+    if min(left, top) < -MAX_COORDINATE or max(right, bottom) > MAX_COORDINATE:
         wild = next(v for v in flat if not -MAX_COORDINATE <= v <= MAX_COORDINATE)
         raise ShapeError(f"points holds {wild!r}, which is no number of pixels")
     allowed = _POINTS.get(kind)
@@ -66,8 +66,7 @@ def read_points(shape: dict[str, Any], kind: str) -> tuple[Ring, Box]:
         raise ShapeError(f"a {kind} has {' or '.join(map(str, allowed))} points, not {len(points)}")
     if types == {float}:
         return tuple(flat), box
-    left, top, right, bottom = map(float, box)
-    return tuple(map(float, flat)), (left, top, right, bottom)
+    return tuple(map(float, flat)), (float(left), float(top), float(right), float(bottom))
 
 
 def cover(kind: str, ring: Ring, box: Box, shape: dict[str, Any], width: int, height: int) -> Part | None:

@@ -7,7 +7,7 @@ background and object, and start with background, zero pixels of it if need be. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def encode_patch(patch: NDArray[Any], left: int, top: int, width: int, height: i
     return _compress(starts, ends, np.array([len(starts)]), width, height)[0]
 
 
-def encode_instances(ids: NDArray[Any], wanted: Iterable[int] | None = None) -> dict[int, Rle]:
+def encode_instances(ids: NDArray[Any], wanted: Container[int] | None = None) -> dict[int, Rle]:
     """Return the run lengths of every instance of a map ``(H, W)`` of instance ids, by id in ascending order.
 
     One pass over the pixels, however many instances there are; ``wanted`` leaves out all other ids.
@@ -71,26 +71,30 @@ def encode_instances(ids: NDArray[Any], wanted: Iterable[int] | None = None) -> 
         raise ValueError(f"a map of instances has two dimensions, not {ids.ndim}")
     height, width = ids.shape
     check_size(width, height)
-    flat = _down_the_columns(ids)
-    first = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    last = np.append(first[1:], flat.size)
-    values = flat[first]
-    if wanted is not None:
-        kept = np.isin(values, np.fromiter(wanted, dtype=np.int64))
-        first, last, values = first[kept], last[kept], values[kept]
+    first = _run_starts(ids)
+    last = np.append(first[1:], ids.size)
+    values = ids[first % height, first // height]
     order = np.argsort(values, kind="stable")
-    names, runs = np.unique(values, return_counts=True)
+    values = values[order]
+    names, begins = np.unique(values, return_index=True)
+    runs = np.diff(np.append(begins, len(values)))
+    if wanted is not None:
+        chosen = np.array([name in wanted for name in names.tolist()])
+        order, names, runs = order[np.repeat(chosen, runs)], names[chosen], runs[chosen]
     rles = _compress(first[order], last[order], runs, width, height)
     return dict(zip(names.tolist(), rles, strict=True))
 
 
-def _down_the_columns(ids: NDArray[Any]) -> NDArray[Any]:
-    """Return the pixels one column after another: in strips of rows, many times faster than NumPy's own transpose."""
-    flat = np.empty(ids.size, dtype=ids.dtype)
-    columns = flat.reshape(ids.shape[::-1])
-    for top in range(0, len(ids), 16):
-        columns[:, top : top + 16] = ids[top : top + 16].T
-    return flat
+def _run_starts(ids: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where, counted down the columns, a run of one id begins; ascending.
+
+    Changes are looked for along the rows, as the array lies in memory: to turn it around takes longer than all else.
+    """
+    height, width = ids.shape
+    places = np.flatnonzero(ids[1:] != ids[:-1])
+    inside = places % width * height + places // width + 1
+    tops = np.flatnonzero(np.concatenate(([True], ids[0, 1:] != ids[-1, :-1]))) * height
+    return np.sort(np.concatenate((tops, inside)))
 
 
 def unite(rles: Sequence[Rle]) -> Rle:

@@ -343,6 +343,20 @@ def test_pycocotools_loads_and_evaluates_it(tmp_path, capsys):
         assert evaluation.stats[0] == pytest.approx(1)
 
 
+def test_memory_kept_between_frames_is_given_back_in_the_end(tmp_path):
+    for number in range(3):
+        write_frame(tmp_path, SCENE, name=f"train/aachen/aachen_{number:06}_000019")
+    before = Image.core.get_blocks_max()
+
+    records = read_cityscapes(tmp_path)
+    next(records)
+    assert Image.core.get_blocks_max() == max(before, 2)
+    records.close()  # left half-way
+
+    assert Image.core.get_blocks_max() == before
+    assert Image.core.get_stats()["blocks_cached"] <= before
+
+
 OBJECTS = st.lists(
     st.fixed_dictionaries({
         "label": st.sampled_from(["road", "car", "cargroup", "person", "polegroup", "license plate", "trailer"]),
