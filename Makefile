@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check serve parity clean
+.PHONY: demo test test-all check serve parity buckets clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,5 +37,14 @@ serve: .venv/ready
 parity: .venv-parity/ready
 	.venv-parity/bin/python -m pytest tests/test_parity_mmdet.py tests/test_parity_mmdet_weights.py -W ignore -rP
 
+# Checkpoints and a registry of models in buckets, on an S3 server of this machine.
+.venv-buckets/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-buckets
+	.venv-buckets/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev,s3]' 'moto[server]==5.2.5'
+	@touch $@
+
+buckets: .venv-buckets/ready
+	.venv-buckets/bin/python -m pytest tests/test_buckets.py -W ignore
+
 clean:
-	rm -rf .venv .venv-parity .demo
+	rm -rf .venv .venv-parity .venv-buckets .demo

@@ -2,30 +2,33 @@
 
 A registry is a folder or any fsspec URL::
 
-    champion.json            which version is champion, and the history; written whole, in one step
+    history/000001.json      what happened first, and who was champion afterwards; the last of them names the champion
     versions/0001/model.pt   never written again
     versions/0001/report.html
     versions/0001/manifest.json   written last: a version without it does not exist
 
-Knows nothing of Prefect, torch or datasets.
+Nothing is ever written twice. A model, a manifest and a line of the history are created in one step that fails where
+the name is taken (on a disk under a lock, on S3 and Google Storage by the store's own precondition), and whoever comes
+second looks again: two runs at once are one after the other. Knows nothing of Prefect, torch or datasets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict
 
-MODEL, MANIFEST, STATE = "model.pt", "manifest.json", "champion.json"
+MODEL, MANIFEST = "model.pt", "manifest.json"
 
 
 class RegistryError(ValueError):
@@ -60,11 +63,6 @@ class Entry(BaseModel):
     at: str = ""  # UTC, ISO 8601; given by the registry
 
 
-class _State(BaseModel):
-    champion: str | None = None
-    history: tuple[Entry, ...] = ()
-
-
 class Registry:
     """A registry at a folder or an fsspec URL; it need not be there yet.
 
@@ -74,20 +72,25 @@ class Registry:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.fs, self.root = fsspec.url_to_fs(url)  # type: ignore[no-untyped-call]
+        try:
+            self.fs, self.root = fsspec.url_to_fs(url)  # type: ignore[no-untyped-call]
+        except (ImportError, ValueError) as error:  # no plug-in, or no such scheme
+            remedy = "annotune[s3] and annotune[gs] bring the plug-ins for S3 and Google Storage"
+            raise RegistryError(f"{url}: {error}. {remedy}") from error
 
     def champion(self) -> Version | None:
         """The version that is champion now; None before the first promotion."""
-        number = self._state().champion
-        return None if number is None else self.version(number)
+        lines = self._lines()
+        return self.version(self._read(lines[-1:])[0].champion) if lines else None
 
     def history(self) -> tuple[Entry, ...]:
         """What happened, oldest first."""
-        return self._state().history
+        return self._read(self._lines())
 
     def versions(self) -> tuple[str, ...]:
         """Numbers of all whole versions, oldest first."""
-        return tuple(number for number in self._numbers() if self.fs.exists(self._path(number, MANIFEST)))
+        numbers = self._names("versions")
+        return tuple(number for number in numbers if self.fs.exists(self._path(number, MANIFEST)))
 
     def version(self, number: str) -> Version:
         """What is known of a version.
@@ -129,10 +132,10 @@ class Registry:
             entry: the line of the history; its champion and date are filled in.
             files: further files to keep with it, by name.
         """
-        with self._changing() as state:
-            whole = version.model_copy(update={"sha256": _sha256(model), "size": model.stat().st_size})
-            kept = self._add(whole, {MODEL: model, **files}, state)
-            self._write_state(state, entry.model_copy(update={"champion": kept.number}))
+        whole = version.model_copy(update={"sha256": _sha256(model), "size": model.stat().st_size})
+        with self._alone():
+            kept = self._add(whole, {MODEL: model, **files})
+            self._append(lambda _: entry.model_copy(update={"champion": kept.number}))
         return kept
 
     def keep(self, entry: Entry) -> None:
@@ -141,10 +144,15 @@ class Registry:
         Raises:
             RegistryError: another run has changed the champion meanwhile.
         """
-        with self._changing() as state:
-            if state.champion != entry.champion:
-                raise RegistryError(f"{self.url}: the champion changed from {entry.champion} to {state.champion}")
-            self._write_state(state, entry)
+
+        def kept(history: tuple[Entry, ...]) -> Entry:
+            champion = history[-1].champion if history else None
+            if champion != entry.champion:
+                raise RegistryError(f"{self.url}: the champion changed from {entry.champion} to {champion}")
+            return entry
+
+        with self._alone():
+            self._append(kept)
 
     def rollback(self, number: str | None = None, reason: str = "rolled back by hand") -> Version:
         """Make an earlier version champion again: the one before, or the one named.
@@ -152,74 +160,104 @@ class Registry:
         Raises:
             RegistryError: no such version, or none before.
         """
-        with self._changing() as state:
-            earlier = [entry.champion for entry in state.history if entry.champion != state.champion]
-            if number is None and not earlier:
-                raise RegistryError(f"{self.url}: there was no other champion to go back to")
-            version = self.version(number or earlier[-1])
-            data = state.history[-1].data  # the data that brought this about is not tried again by itself
-            problems = state.history[-1].problems
-            entry = Entry(event="rolled back", champion=version.number, data=data, reasons=(reason,), problems=problems)
-            self._write_state(state, entry)
-        return version
 
-    def _add(self, version: Version, files: Mapping[str, Path], state: _State) -> Version:
+        def back(history: tuple[Entry, ...]) -> Entry:
+            earlier = [entry.champion for entry in history if entry.champion != history[-1].champion]
+            if not history or (number is None and not earlier):
+                raise RegistryError(f"{self.url}: there was no other champion to go back to")
+            version, last = self.version(number or earlier[-1]), history[-1]
+            # The data that brought this about is not tried again by itself.
+            return last.model_copy(update={"event": "rolled back", "champion": version.number, "reasons": (reason,)})
+
+        with self._alone():
+            return self.version(self._append(back).champion)
+
+    def _add(self, version: Version, files: Mapping[str, Path]) -> Version:
+        """Write a version under the next number that is free: its model's name is what two runs cannot both have."""
         whole = self.versions()
-        if whole and whole[-1] not in {entry.champion for entry in state.history}:
+        if whole and whole[-1] not in {entry.champion for entry in self.history()}:
             last = self.version(whole[-1])  # a run was killed between adding it and making it champion
             if last == version.model_copy(update={"number": last.number}):
                 return last
-        number = f"{int(whole[-1]) + 1 if whole else 1:04d}"
-        kept = version.model_copy(update={"number": number})
-        self.fs.makedirs(self._path(number), exist_ok=True)
+        number = int(whole[-1]) + 1 if whole else 1
+        while not self._put(self._path(f"{number:04d}", MODEL), files[MODEL]):
+            number += 1
+        kept = version.model_copy(update={"number": f"{number:04d}"})
         for name, path in files.items():
-            self._put(self._path(number, name), path)
-        self._write(self._path(number, MANIFEST), kept.model_dump_json(indent=2).encode())
+            if name != MODEL:
+                self._put(self._path(kept.number, name), path)
+        self._write(self._path(kept.number, MANIFEST), kept.model_dump_json(indent=2).encode())
         return kept
 
-    def _numbers(self) -> list[str]:
-        folder = self._path()
-        names = self.fs.ls(folder, detail=False) if self.fs.exists(folder) else []
+    def _append(self, decide: Callable[[tuple[Entry, ...]], Entry]) -> Entry:
+        """Add what ``decide`` makes of the history; where another run was faster, of the longer history."""
+        while True:
+            lines = self._lines()
+            dated = decide(self._read(lines)).model_copy(update={"at": datetime.now(UTC).isoformat(timespec="seconds")})
+            number = int(Path(lines[-1]).stem) + 1 if lines else 1
+            if self._write(f"{self.root}/history/{number:06d}.json", dated.model_dump_json(indent=2).encode()):
+                return dated
+
+    def _lines(self) -> list[str]:
+        """The files of the history, oldest first."""
+        return [f"{self.root}/history/{name}" for name in self._names("history") if name.endswith(".json")]
+
+    def _read(self, lines: list[str]) -> tuple[Entry, ...]:
+        content = self.fs.cat(lines) if lines else {}
+        return tuple(Entry.model_validate_json(content[line]) for line in lines)
+
+    def _names(self, folder: str) -> list[str]:
+        """What is in a folder now: object stores' clients remember listings."""
+        self.fs.invalidate_cache()
+        path = f"{self.root}/{folder}"
+        names = self.fs.ls(path, detail=False) if self.fs.exists(path) else []
         return sorted(Path(name).name for name in names)
 
     def _path(self, *parts: str) -> str:
         return "/".join((self.root, "versions", *parts))
 
-    def _state(self) -> _State:
-        try:
-            return _State.model_validate_json(self.fs.cat_file(f"{self.root}/{STATE}"))
-        except FileNotFoundError:
-            return _State()
-
-    @contextmanager
-    def _changing(self) -> Iterator[_State]:
-        """Read the state to change it. On a disk nobody else can meanwhile; elsewhere the deployment's limit holds."""
-        self.fs.makedirs(self.root, exist_ok=True)
-        local = isinstance(self.fs, LocalFileSystem)
-        with FileLock(f"{self.root}/.lock") if local else nullcontext():
-            yield self._state()
-
-    def _write_state(self, before: _State, entry: Entry) -> None:
-        dated = entry.model_copy(update={"at": datetime.now(UTC).isoformat(timespec="seconds")})
-        state = _State(champion=entry.champion, history=(*before.history, dated))
-        self._write(f"{self.root}/{STATE}", state.model_dump_json(indent=2).encode())
-
-    def _write(self, path: str, content: bytes) -> None:
+    def _alone(self) -> AbstractContextManager[object]:
+        """On a disk nobody else writes meanwhile; elsewhere the store refuses a name that is taken."""
         if not isinstance(self.fs, LocalFileSystem):
-            self.fs.pipe_file(path, content)  # object stores show an object when it is whole
-            return
-        part = Path(f"{path}.{os.getpid()}.part")
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            return nullcontext()
+        Path(self.root).mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{self.root}/.lock")
 
-    def _put(self, path: str, source: Path) -> None:
-        self.fs.put_file(str(source), path)
-        if isinstance(self.fs, LocalFileSystem):
-            with Path(path).open("rb") as file:
-                os.fsync(file.fileno())
+    def _write(self, path: str, content: bytes) -> bool:
+        """Create a file whole, in one step; False where there is one."""
+        if not isinstance(self.fs, LocalFileSystem):
+            return _created(lambda: self.fs.pipe_file(path, content, mode="create"))
+        return _created_here(Path(path), lambda file: file.write(content))
+
+    def _put(self, path: str, source: Path) -> bool:
+        """The same with the content of a file here. What a killed run left of an unfinished version is replaced."""
+        if not isinstance(self.fs, LocalFileSystem):
+            return _created(lambda: self.fs.put_file(str(source), path, mode="create"))
+        Path(path).unlink(missing_ok=True)
+        with source.open("rb") as content:
+            return _created_here(Path(path), lambda file: shutil.copyfileobj(content, file))
+
+
+def _created(create: Callable[[], object]) -> bool:
+    try:
+        create()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _created_here(path: Path, fill: Callable[[BinaryIO], object]) -> bool:
+    """Fill a file beside ``path`` and rename it, unless there is one; the registry's lock is held."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return True
 
 
 def _sha256(path: Path) -> str:

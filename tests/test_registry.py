@@ -3,27 +3,17 @@
 import multiprocessing
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers_registry import crowd_promotes, promote
 
 from flows import registry as module
 from flows.promotion import PromotionRules, Scores, decide
-from flows.registry import Entry, Registry, RegistryError, Version
+from flows.registry import Entry, Registry, RegistryError
 
 LOOSE = PromotionRules(min_truths=1)
-
-
-def model(folder: Path, content: str) -> Path:
-    path = folder / "best.pt"
-    path.write_text(content)
-    return path
-
-
-def promote(book: Registry, folder: Path, content: str, data: str = "d") -> Version:
-    version = Version(detector="x", classes=("a",), scores={"AP": 0.5}, validation=("1.jpg",), data=data)
-    entry = Entry(event="promoted", champion="", data=data, reasons=(f"because of {content}",))
-    return book.promote(model(folder, content), version, entry, {})
 
 
 def test_a_new_registry_has_no_champion(tmp_path: Path) -> None:
@@ -59,6 +49,14 @@ def test_there_is_nothing_before_the_first(tmp_path: Path) -> None:
         book.rollback("0007")
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/models", "nowhere://models"])
+def test_a_registry_that_nothing_here_can_open_says_what_would(url: str) -> None:
+    if url.startswith("s3") and find_spec("s3fs"):
+        pytest.skip("s3fs is installed")
+    with pytest.raises(RegistryError, match=r"annotune\[s3\]"):
+        Registry(url)
+
+
 def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     book = Registry(str(tmp_path))
     version = promote(book, tmp_path, "one")
@@ -85,7 +83,7 @@ def _promote_and_die(folder: Path, at: int) -> None:
         def call(self, path, content):  # type: ignore[no-untyped-def]
             if next(writes) == at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            real(self, path, content)
+            return real(self, path, content)
 
         return call
 
@@ -123,14 +121,18 @@ def test_killed_within_the_write_of_the_pointer_the_old_one_is_whole(tmp_path: P
     book = Registry(str(tmp_path / "models"))
     promote(book, tmp_path, "one")
     promote(book, tmp_path, "two")
-    before = (tmp_path / "models/champion.json").read_bytes()
+    before = sorted(path.name for path in (tmp_path / "models/history").iterdir())
     process = multiprocessing.get_context("spawn").Process(target=_die_before_renaming, args=(tmp_path,))
     process.start()
     process.join()
 
     assert process.exitcode == -signal.SIGKILL
-    assert (tmp_path / "models/champion.json").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "models/history").glob("[!.]*")) == before
     assert book.rollback().number == "0001"
+
+
+def test_two_processes_that_promote_at_once_are_one_after_the_other(tmp_path: Path) -> None:
+    crowd_promotes(str(tmp_path / "models"), tmp_path)
 
 
 def test_the_module_knows_neither_prefect_nor_torch() -> None:

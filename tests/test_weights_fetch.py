@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -593,11 +594,15 @@ def test_buckets_through_fsspec_resume_the_same_version_only(tmp_path: Path) -> 
         fetch("memory://bucket/absent.pth", tmp_path)
 
 
-def test_a_bucket_without_its_plug_in_says_what_to_install(tmp_path: Path) -> None:
-    if find_spec("s3fs"):
-        pytest.skip("s3fs is installed")
-    with pytest.raises(FetchError, match="s3fs"):
-        fetch("s3://bucket/net.pth", tmp_path)
+@pytest.mark.parametrize(("scheme", "plug_in", "extra"), [("s3", "s3fs", "[s3]"), ("gs", "gcsfs", "[gs]")])
+def test_a_bucket_without_its_plug_in_says_what_to_install(
+    tmp_path: Path, scheme: str, plug_in: str, extra: str
+) -> None:
+    if find_spec(plug_in):
+        pytest.skip(f"{plug_in} is installed")
+    with pytest.raises(FetchError, match=rf"Install annotune{re.escape(extra)}") as caught:
+        fetch(f"{scheme}://bucket/net.pth", tmp_path)
+    assert not isinstance(caught.value, OSError)
 
 
 @pytest.mark.parametrize(

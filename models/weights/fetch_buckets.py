@@ -12,6 +12,10 @@ from models.weights.fetch_http import Progress, check_room, room_for
 from models.weights.fetch_sources import public
 
 _CHUNK = 4 << 20
+# Scheme -> what installs its plug-in.
+_INSTALLS = {"s3": "annotune[s3]", "gs": "annotune[gs]", "gcs": "annotune[gs]", "az": "adlfs", "abfs": "adlfs"}
+# A connection that failed, as botocore, aiohttp and google-auth call it; with them it is no OSError.
+_BROKEN = {"ConnectionError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError", "TransportError"}
 
 
 def download_object(url: str, part: Path, progress: Progress | None = None) -> bool:
@@ -30,7 +34,8 @@ def download_object(url: str, part: Path, progress: Progress | None = None) -> b
     except (FetchError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        raise FetchError(f"{public(url)}: {error}", "Install fsspec's plug-in for it (s3fs, gcsfs, adlfs)") from error
+        plug_in = _INSTALLS.get(url.partition("://")[0], "fsspec's plug-in for it")
+        raise FetchError(f"{public(url)}: {error}", f"Install {plug_in}") from error
     except FileNotFoundError as error:
         raise NotThereError(f"{public(url)}: no such object", "Check the address") from error
     except PermissionError as error:
@@ -38,7 +43,8 @@ def download_object(url: str, part: Path, progress: Progress | None = None) -> b
     except (OSError, TimeoutError) as error:
         raise NetworkError(f"{public(url)}: {type(error).__name__}: {error}") from error
     except Exception as error:  # each plug-in has its own: no credentials, a bad bucket name, ...
-        raise FetchError(f"{public(url)}: {type(error).__name__}: {error}") from error
+        kind = NetworkError if _BROKEN & {base.__name__ for base in type(error).__mro__} else FetchError
+        raise kind(f"{public(url)}: {type(error).__name__}: {error}") from error
 
 
 def _copy(url: str, part: Path, progress: Progress | None) -> bool:
