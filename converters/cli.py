@@ -1,24 +1,22 @@
 """The ``annotune-convert`` command: annotations in, COCO out.
 
 There is a subcommand for every line of the format table. Its options are the parameters of the format's reader, and
-their help is what the reader's docstring says, so a new format needs nothing here.
+their help is what the reader's docstring says, so a new format needs nothing here. Start-up counts: a set of some
+thousand files is converted in a tenth of a second, so nothing is imported that this run does not use.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
+import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-
-import typer
-from rich.console import Console
-from rich.markup import escape
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from converters.coco import merge_coco, write_coco
 from converters.collection import paused_collection
@@ -26,16 +24,23 @@ from converters.errors import DatasetError
 from converters.formats import FORMATS, Conversion, Format, convert
 from converters.records import ConversionLog
 from converters.splits import read_list
-from converters.summary import print_summary, printable
+from converters.summary import printable, summary_lines
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+COMMANDS = {
+    **{row.name: f"{row.summary}." for row in FORMATS.values()},
+    "merge": "Join COCO files, such as the shards of one dataset: the same file as one big run would have written.",
+    "check": "Check a COCO dataset: ids, boxes, masks, images on disk, duplicates, leakage between splits.",
+}
+"""What each subcommand does."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command; what users get wrong is one message and exit code 2, what the machine does exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a class name that the console cannot show stops nothing
     try:
-        make_app(sys.argv[1] if len(sys.argv) > 1 else "")()
+        _dispatch(sys.argv[1:])
     except ValueError as error:  # all errors for users are ValueErrors
         if os.environ.get("ANNOTUNE_TRACEBACK"):
             raise
@@ -45,77 +50,128 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         _fail("stopped; nothing was written", 130)
+    sys.exit(0)
 
 
-def make_app(wanted: str | None = None) -> typer.Typer:
-    """The commands; where one is ``wanted``, the others have only their names and summaries and are not imported."""
-    app = typer.Typer(
-        name="annotune-convert",
-        help="Turn annotations of any known format into COCO.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    for chosen in FORMATS.values():
-        command = _format_command(chosen) if wanted in {None, chosen.name} else _named
-        app.command(chosen.name, help=f"{chosen.summary}.")(command)
-    app.command()(merge)
-    if wanted in {None, "check"}:
-        from converters.check.command import check  # noqa: PLC0415 (reads pictures; conversions do not wait for it)
-
-        app.command()(check)
+def _dispatch(arguments: Sequence[str]) -> None:
+    wanted = arguments[0] if arguments else ""
+    if wanted == "check":
+        _check(arguments[1:])
+        return
+    parser = make_parser(wanted)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    values = vars(parser.parse_args(arguments))
+    command = values.pop("command")
+    if command == "merge":
+        _merge(**values)
     else:
-        app.command("check", help="Check a COCO dataset: ids, boxes, masks, images on disk, duplicates, leakage.")(
-            _named
-        )
-    return app
+        _run(FORMATS[command], values)
 
 
-def _named() -> None:
-    """Stand for a command that was not asked for."""
+def _check(arguments: Sequence[str]) -> None:
+    import typer  # noqa: PLC0415 (a tenth of a second)
+
+    from converters.check.command import check  # noqa: PLC0415
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(check)
+    app(list(arguments), prog_name="annotune-convert check")
 
 
-def _fail(message: str, code: int) -> None:
-    _err.print(f"[bold red]error[/]: {escape(printable(message))}", soft_wrap=True)
+def _fail(message: str, code: int) -> NoReturn:
+    word = "\033[1;31merror\033[0m" if sys.stderr.isatty() else "error"
+    print(f"{word}: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 
-# --- what every format has ---------------------------------------------------------------------------------------
+# --- the parser --------------------------------------------------------------------------------------------------
 
-_COMMON: dict[str, Any] = {
-    "root": Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset.")],
-    "output": Annotated[
-        Path,
-        typer.Option("-o", "--output", help="The COCO file; with several splits its name holds {split}."),
-    ],
-    "images": Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images, if it is elsewhere.")],
-    "split": Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=WHAT]",
-            help="What to convert; repeatable. NAME alone is an image set, a list file or a folder of the dataset; "
-            "NAME=WHAT gives it another name; NAME=0.8 is a share, chosen by a stable hash of the file names.",
-        ),
-    ],
-    "categories": Annotated[
-        str | None,
-        typer.Option(metavar="A,B,... | FILE", help="The classes in the order of their ids, or a file, one a line."),
-    ],
-    "strict": Annotated[bool, typer.Option("--strict", help="Write nothing, exit 1, if anything had to be left out.")],
-    "skip_bad": Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be read, and count it.")],
-    "jobs": Annotated[int, typer.Option(min=1, help="Processes that read; for slow disks, masks and very many files.")],
-    "shard": Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, from 0; `merge` joins them.")
-    ],
-}
-_DEFAULTS = {"strict": False, "skip_bad": False, "jobs": 1}
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors look like all others."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(allow_abbrev=False, **given)
+
+    def error(self, message: str) -> NoReturn:
+        _fail(f"{message}. See {self.prog} --help", 2)
+
+
+def make_parser(wanted: str) -> argparse.ArgumentParser:
+    """The parser of all commands; only the ``wanted`` one has its options: those of a format import its reader."""
+    parser = _Parser(prog="annotune-convert", description="Turn annotations of any known format into COCO.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text.replace("%", "%%"), description=text)
+        if name == wanted == "merge":
+            command.add_argument("parts", type=Path, nargs="+", metavar="PART.json", help="COCO files of other images")
+            command.add_argument("-o", "--output", type=Path, required=True, help="the COCO file to write")
+        elif name == wanted:
+            _add_common(command, FORMATS[name])
+            _add_own(command, FORMATS[name])
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, chosen: Format) -> None:
+    """The options that every format has."""
+    add = parser.add_argument
+    add("root", type=Path, metavar="ROOT", help="the dataset")
+    add("-o", "--output", type=Path, required=True, help="the COCO file; with several splits its name holds {split}")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, if it is elsewhere")
+    add(
+        "--split", action="append", metavar="NAME[=WHAT]",
+        help="what to convert; repeatable. NAME alone is an image set, a list file or a folder of the dataset; "
+        "NAME=WHAT gives it another name; NAME=0.8 is a share, chosen by a stable hash of the file names",
+    )  # fmt: skip
+    add("--categories", metavar="A,B,... | FILE", help="the classes in the order of their ids, or a file, one a line")
+    add("--strict", action="store_true", help="write nothing, exit 1, if anything had to be left out")
+    add("--skip-bad", action="store_true", help="leave out what cannot be read, and count it")
+    add("--jobs", type=_count, default=1, help="processes that read; for slow disks, masks and very many files")
+    if "shard" in chosen.parameters:
+        add("--shard", metavar="I/N", help="only the I-th of N parts, from 0; `merge` joins them")
+    else:
+        parser.set_defaults(shard=None)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not (number := int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return number
+
+
+def _add_own(parser: argparse.ArgumentParser, chosen: Format) -> None:
+    """The options of a format, from the signature and the docstring of its reader."""
+    parameters, hints = inspect.signature(chosen.read).parameters, get_type_hints(chosen.read)
+    described = _described(inspect.getdoc(chosen.read) or "")
+    for name in chosen.options:
+        hint, default = hints[name], parameters[name].default
+        given: dict[str, Any] = {"default": default, "help": described.get(name, "").replace("%", "%%")}
+        if hint is bool:
+            given["action"] = argparse.BooleanOptionalAction
+        elif get_origin(hint) is Literal:
+            given |= {"choices": get_args(hint)}
+        else:
+            kind = next(kind for kind in (*get_args(hint), hint) if isinstance(kind, type))
+            given |= {"type": kind, "metavar": kind.__name__.upper()}
+        parser.add_argument(f"--{name.replace('_', '-')}", **given)
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """What the ``Args`` of a docstring say, by name."""
+    section = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.replace("``", "").split()) for name, text in entries}
+
+
+# --- converting --------------------------------------------------------------------------------------------------
 
 
 @paused_collection()
 def _run(chosen: Format, values: dict[str, Any]) -> None:
     """Convert, summarise, write."""
-    options = {name: _plain(values[name]) for name in chosen.options}
+    options = {name: values[name] for name in chosen.options}
     log = ConversionLog(skip_bad=values["skip_bad"])
     splits = _splits(values["split"])
     targets = _targets(values["output"], list(splits or {"all": 1.0}))
@@ -124,12 +180,12 @@ def _run(chosen: Format, values: dict[str, Any]) -> None:
             chosen.name, values["root"], splits, images=values["images"], categories=_categories(values["categories"]),
             options=options, jobs=values["jobs"], shard=_shard(values["shard"]), log=log, progress=progress,
         )  # fmt: skip
-    print_summary(result, _out)
+    print("\n".join(summary_lines(result)))
     if values["strict"]:
         _check_nothing_lost(result)
     for name, coco in result.splits.items():
         write_coco(coco, targets[name])
-        _out.print(f"wrote {escape(str(targets[name]))}", soft_wrap=True)
+        print(f"wrote {printable(str(targets[name]))}")
 
 
 def _check_nothing_lost(result: Conversion) -> None:
@@ -184,83 +240,25 @@ def _shard(given: str | None) -> tuple[int, int] | None:
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int], None]]:
     """A line that counts images, on a terminal; silence elsewhere."""
-    if not _err.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda count: None
         return
+    from rich.console import Console  # noqa: PLC0415 (nobody else waits for it)
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} images"), TimeElapsedColumn())
-    with Progress(*columns, console=_err, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"reading {what}", total=None)
         yield lambda count: progress.update(task, advance=count)
 
 
-# --- what each format has of its own -----------------------------------------------------------------------------
-
-
-def _format_command(chosen: Format) -> Callable[..., None]:
-    """Make the subcommand of a format from the signature and the docstring of its reader."""
-    signature = inspect.signature(chosen.read)
-    hints = get_type_hints(chosen.read)
-    described = _described(inspect.getdoc(chosen.read) or "")
-    own = {name: _option(hints[name], described.get(name, "")) for name in chosen.options}
-    defaults = {**_DEFAULTS, **{name: signature.parameters[name].default for name in own}}
-
-    def command(**values: Any) -> None:
-        _run(chosen, values)
-
-    annotations = {**_COMMON, **own}
-    if "shard" not in chosen.parameters:
-        defaults["shard"] = None
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=annotation,
-            default=inspect.Parameter.empty if name in {"root", "output"} else defaults.get(name),
-        )
-        for name, annotation in annotations.items()
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = annotations
-    return command
-
-
-def _option(hint: Any, text: str) -> Any:
-    """A typer option for a reader's parameter: flags, numbers, texts, paths, and choices from a Literal."""
-    kind = hint
-    if get_origin(hint) is Literal:
-        make_enum: Any = Enum  # typer shows the values of an Enum as choices
-        kind = make_enum("Choice", {value: value for value in get_args(hint)}, type=str)
-    return Annotated[kind, typer.Option(help=text)]
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
-
-
-def _described(docstring: str) -> dict[str, str]:
-    """What the ``Args`` of a docstring say, by name."""
-    section = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", docstring, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL)
-    texts = {name: " ".join(text.replace("``", "").split()) for name, text in entries}
-    return {name: text[:1].upper() + text[1:] for name, text in texts.items()}
-
-
-# --- other commands ----------------------------------------------------------------------------------------------
-
-
-def merge(
-    parts: Annotated[list[Path], typer.Argument(metavar="PART.json...", help="COCO files with disjoint images.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The COCO file to write.")],
-) -> None:
-    """Join COCO files, such as the shards of one dataset: the same file as one big run would have written."""
+def _merge(parts: Sequence[Path], output: Path) -> None:
     from converters.coco_source import read_json  # noqa: PLC0415
 
     merged = merge_coco([read_json(path) for path in parts])
     write_coco(merged, output)
-    _out.print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances")
-    _out.print(f"wrote {escape(str(output))}", soft_wrap=True)
+    print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances")
+    print(f"wrote {printable(str(output))}")
 
 
 if __name__ == "__main__":

@@ -1,43 +1,45 @@
-"""What a conversion did, as tables for people."""
+"""What a conversion did, as text for people."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from collections.abc import Iterator
 
 from converters.formats import Conversion
 from converters.records import ConversionLog
 
 _MOST_CLASSES = 40  # a longer table helps nobody
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def print_summary(result: Conversion, console: Console) -> None:
-    """Print images and instances by class and split, what was left out and why, and what was decided."""
-    console.print(_counts(result))
-    console.print(f"file names are relative to {_shown(str(result.image_root))}", soft_wrap=True)
-    for line in log_lines(result.log):
-        console.print(line, soft_wrap=True, markup=False)
+def summary_lines(result: Conversion) -> list[str]:
+    """Images and instances by class and split as a table, what was left out and why, and what was decided."""
+    rows = [("", *map(printable, result.splits)), *_counts(result)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = [
+        " ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return [*table, f"file names are relative to {printable(str(result.image_root))}", *log_lines(result.log)]
 
 
-def _counts(result: Conversion) -> Table:
-    table = Table("", *(_shown(name) for name in result.splits), box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_row("images", *(f"{len(coco['images']):,}" for coco in result.splits.values()))
-    without = [len(c["images"]) - len({a["image_id"] for a in c["annotations"]}) for c in result.splits.values()]
+def _counts(result: Conversion) -> Iterator[tuple[str, ...]]:
+    """Rows of the table: what is counted, and how many of it there are in each split."""
+    splits = list(result.splits.values())
+    yield ("images", *(f"{len(coco['images']):,}" for coco in splits))
+    without = [len(coco["images"]) - len({a["image_id"] for a in coco["annotations"]}) for coco in splits]
     if any(without):
-        table.add_row("images without instances", *(f"{count:,}" for count in without))
-    table.add_row("instances", *(f"{len(coco['annotations']):,}" for coco in result.splits.values()))
-    categories = next(iter(result.splits.values()))["categories"]
-    found = [Counter(a["category_id"] for a in coco["annotations"]) for coco in result.splits.values()]
+        yield ("images without instances", *(f"{count:,}" for count in without))
+    yield ("instances", *(f"{len(coco['annotations']):,}" for coco in splits))
+    categories = splits[0]["categories"]
+    found = [Counter(a["category_id"] for a in coco["annotations"]) for coco in splits]
     for category in categories[:_MOST_CLASSES]:
-        table.add_row(f"  {_shown(category['name'])}", *(f"{counts[category['id']]:,}" for counts in found))
+        yield (f"  {printable(category['name'])}", *(f"{counts[category['id']]:,}" for counts in found))
     if len(categories) > _MOST_CLASSES:
-        table.add_row(f"  and {len(categories) - _MOST_CLASSES} more classes")
-    return table
+        yield (f"  and {len(categories) - _MOST_CLASSES} more classes", *("" for _ in splits))
 
 
 def log_lines(log: ConversionLog) -> list[str]:
@@ -54,9 +56,6 @@ def log_lines(log: ConversionLog) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """The text with bytes of file names that are not UTF-8 spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _shown(text: str) -> str:
-    return escape(printable(text))
+    """The text on one line, with control characters and bytes of names that are not UTF-8 spelled out."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

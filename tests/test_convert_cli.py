@@ -46,7 +46,7 @@ def test_the_command_stands_alone_without_torch_or_prefect(dataset: Path, tmp_pa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
-    for heavy in ("torch", "torchvision", "prefect", "yaml", "matplotlib"):
+    for heavy in ("torch", "torchvision", "prefect", "yaml", "matplotlib", "numpy", "typer", "pydantic", "rich", "PIL"):
         assert f"'{heavy}'" not in done.stdout
 
 
@@ -116,6 +116,9 @@ def test_bad_files_stop_or_are_skipped(run: Run, dataset: Path, tmp_path: Path) 
         (["voc", ".", "-o", "x.json", "--corners", "zero"], "'zero'"),
         (["voc", ".", "-o", "x.json", "--min-visibility", "much"], "--min-visibility"),
         (["voc", "."], "--output"),
+        (["voc", ".", "-o", "x.json", "--jobs", "0"], "--jobs: '0' is not a number from 1"),
+        (["voc", ".", "-o", "x.json", "--corner", "auto"], "--corner"),
+        (["check", "x.json", "--max-drop", "2"], "--max-drop"),
         (["coco", "nowhere.json", "-o", "x.json"], "no COCO file"),
         (["merge", "nowhere.json", "-o", "x.json"], "cannot be read"),
         (["vco"], "vco"),
@@ -179,6 +182,42 @@ def test_markup_in_labels_is_only_text(run: Run, tmp_path: Path) -> None:
 
     assert done.returncode == 0
     assert "[bold]x[/] [link=http://x]" in done.stdout
+
+
+def test_control_characters_in_labels_do_not_reach_the_terminal(run: Run, tmp_path: Path) -> None:
+    write_voc(tmp_path, "a", voc_xml(voc_object("cat\x9b2J")))
+    done = run("voc", tmp_path, "-o", tmp_path / "out.json")
+
+    assert done.returncode == 0
+    assert "cat\\x9b2J" in done.stdout
+
+
+def test_a_label_that_the_console_cannot_show_stops_nothing(tmp_path: Path) -> None:
+    write_voc(tmp_path, "a", voc_xml(voc_object("信号灯")))
+    command = [sys.executable, "-m", "converters.cli", "voc", tmp_path, "-o", tmp_path / "out.json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u4fe1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["voc", "--help"], "--min-visibility FLOAT"),
+        (["labelme", "--help"], "--groups, --no-groups"),
+        (["cityscapes", "--help"], "{auto,png,json}"),
+        (["yolo", "--help"], "--names PATH"),
+        (["check", "--help"], "--max-drop"),
+        (["--help"], "imagefolder"),
+    ],
+)
+def test_the_options_are_those_of_the_reader(run: Run, arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert says in done.stdout
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_machine(run: Run, dataset: Path, tmp_path: Path) -> None:

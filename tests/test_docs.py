@@ -10,7 +10,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from converters.cli import make_app
+from converters.cli import COMMANDS
 from converters.formats import FORMATS
 from flows.cli import app
 from flows.config import FinetuneConfig, load_config
@@ -41,9 +41,8 @@ def classifiers() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     yield from ("| command | what it does |", "|---|---|")
-    for program, application in (("annotune", app), ("annotune-convert", make_app())):
-        group = typer.main.get_command(application)
-        yield from _commands(program, group)
+    yield from _commands("annotune", typer.main.get_command(app))
+    yield from (f"| `annotune-convert {name}` | {text} |" for name, text in COMMANDS.items())
 
 
 def _commands(path: str, group: Any) -> Iterator[str]:
