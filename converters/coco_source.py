@@ -61,15 +61,21 @@ def find_coco(root: Path, split: str | None) -> list[Path]:
     """COCO files under ``root``; DatasetError if there is none."""
     if root.is_file():
         return [root]
-    patterns = ("*.json", "annotations/*.json", "*/*.json")
-    if split is not None:
+    if split is None:
+        found = _json_files(root)
+    else:
         names = (split, f"{split}.json", f"annotations/{split}.json", f"annotations/instances_{split}.json")
         found = next(([root / name] for name in names if (root / name).is_file()), sorted(root.glob(f"{split}/*.json")))
-    else:
-        found = next((paths for pattern in patterns if (paths := sorted(root.glob(pattern)))), [])
     if not found:
-        raise DatasetError(f"no COCO file {f'for split {split!r} ' if split else ''}in {root}")
+        there = ", ".join(path.relative_to(root).as_posix() for path in _json_files(root)[:20])
+        what = f"for split {split!r} " if split else ""
+        raise DatasetError(f"no COCO file {what}in {root}" + (f". There are {there}" if there else ""))
     return found
+
+
+def _json_files(root: Path) -> list[Path]:
+    patterns = ("*.json", "annotations/*.json", "*/*.json")
+    return next((paths for pattern in patterns if (paths := sorted(root.glob(pattern)))), [])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
     path = getattr(result, "path", None)
     if path is not None and (path / "summary.md").is_file():
         out.print((path / "summary.md").read_text(), markup=False)
+        for page in sorted(path.glob("*.html")):
+            out.print(f"page  {page}", markup=False, soft_wrap=True)
 
 
 def _stage_command(name: str, text: str) -> None:
@@ -266,7 +268,8 @@ def predict(
     for prediction in found:
         kept.append(prediction)
         names = Counter(prediction.names)
-        said = ", ".join(f"{count} {name}" for name, count in sorted(names.items())) or "nothing"
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
+        said = counts or f"nothing at {min_score:g} or above"
         out.print(f"{prediction.path}: {said}", markup=False, soft_wrap=True)
     if results:
         write_coco_results(kept, results)

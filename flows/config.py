@@ -30,7 +30,11 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("run", description="Names the report and the run; letters, digits, - and _", pattern=r"^[\w.-]+$")
+    name: str = Field(
+        "run",
+        description="Names the report and the run; letters, digits, - and _; without it the recipe's own",
+        pattern=r"^[\w.-]+$",
+    )
     workspace: Path = Field(Path(".annotune"), description="Folder for products, caches and reports")
     source: SourceOptions = Field(description="The annotations and images you have")
     convert: ConvertOptions = Field(ConvertOptions(), description="How a large source is divided among workers")
@@ -65,6 +69,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[FinetuneConf
         ConfigError: naming file and line, key, value and remedy; all mistakes at once.
     """
     recipe = read_recipe(path, overrides)
+    recipe.values.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
     _resolve_paths(FinetuneConfig, recipe.values, recipe.origins, "")
     try:
         config = FinetuneConfig.model_validate(recipe.values)
@@ -110,7 +115,7 @@ def _explain(item: Mapping[str, Any], path: Path, recipe: Recipe) -> str:
         return f"{where}: {dotted}: unknown key; {remedy}"
     if item["type"] == "missing":
         return f"{path}: {dotted}: missing; {item['msg'].lower()}"
-    return f"{where}: {dotted}: {item['msg']}, not {item['input']!r:.80}"
+    return f"{where}: {dotted}: {item['msg'].removeprefix('Value error, ')}, not {item['input']!r:.80}"
 
 
 def _model_at(loc: Sequence[str]) -> type[BaseModel]:

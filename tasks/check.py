@@ -39,6 +39,9 @@ class CheckOptions(BaseModel):
         return self.model_dump(exclude={"jobs"})
 
 
+EXAMPLES = 10  # problems in the summary; the page has them all
+
+
 @product("tasks.check")
 def check(folder: Path, converted: Product, images: Images, options: CheckOptions) -> None:
     """Write the splits as they may be used, ``problems.json``, ``problems.html`` and ``classes.json``.
@@ -85,12 +88,15 @@ def _errors(report: CheckReport) -> str:
 
 
 def _summary(report: CheckReport) -> str:
-    found = ", ".join(f"{count} {severity}" for severity, count in report.severities.items() if count)
+    counts = {severity: count for severity, count in report.severities.items() if count}
+    found = ", ".join(
+        f"{count} {severity}{'s' * (count > 1 and severity != 'info')}" for severity, count in counts.items()
+    )
     repaired = sum(report.repaired.values())
     first = (found or "nothing found") + (f"; {repaired} repaired" if repaired else "")
-    lines = [first, "", "| rule | found | repaired |", "|---|---:|---:|"]
-    lines += [f"| {rule} | {count} | {report.repaired.get(rule, 0)} |" for rule, count in report.counts.items()]
-    return "\n".join(lines) + "\n"
+    rows = [f"| {rule} | {count} | {report.repaired.get(rule, 0)} |" for rule, count in report.counts.items()]
+    table = ["", "| rule | found | repaired |", "|---|---:|---:|", *rows, ""] if rows else []
+    return "\n".join([first, *table, *(f"- {problem}" for problem in report.problems[:EXAMPLES])]) + "\n"
 
 
 def classes_of(checked: Product) -> tuple[str, ...]:

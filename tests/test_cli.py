@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.cli import main
+from flows.config import load_config
+from models.zoo import DetectorOptions, build_detector
 
 
 @dataclass
@@ -91,7 +94,7 @@ def test_config_prints_values_with_their_origins(annotune: Command, recipe: Path
         ("train.epoch=3", ["-o train.epoch=3: train.epoch: unknown key; did you mean epochs?"]),
         ("train.epochs=many", ["train.epochs", "valid integer", "'many'"]),
         ("detector.name=fasterrcnn_resnet50", ["fasterrcnn_resnet50", "fasterrcnn_resnet50_fpn"]),
-        ("source.format=vox", ["vox", "voc"]),
+        ("source.format=vox", ["source.format: no format 'vox' (did you mean 'voc'?)"]),
         ("source.options={corner: edges}", ["corner", "corners"]),
         ("source.root=/nowhere/at/all", ["/nowhere/at/all"]),
         ("source.splits={train: train, val: nosuchsplit}", ["nosuchsplit"]),
@@ -102,6 +105,41 @@ def test_a_wrong_value_is_one_message_with_the_remedy(
     annotune: Command, recipe: Path, override: str, says: list[str]
 ) -> None:
     refused(annotune("adapt", recipe, "-o", override), *says)
+
+
+def test_the_check_tells_what_and_where(annotune: Command, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"), check={"policy": {"category-few": "warn"}})
+    xml = sorted((tmp_path / "data/Annotations").glob("train*.xml"))[0]
+    xml.write_text(xml.read_text().replace("<object>", "<object><name>odd</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+        "<xmax>9</xmax><ymax>9</ymax></bndbox></object><object>", 1))  # fmt: skip
+
+    result = annotune("check", recipe)
+
+    assert "| category-few |" in result.stdout
+    assert "odd" in result.stdout
+    page = Path(next(line for line in result.stdout.splitlines() if line.startswith("page ")).split()[1])
+    assert page.name == "problems.html"
+    assert page.is_file()
+
+
+def test_a_run_is_called_after_its_recipe(tmp_path: Path) -> None:
+    recipe = tmp_path / "my cells, v2.yaml"
+    recipe.write_text("source: {format: voc, root: data}")
+
+    assert load_config(recipe)[0].name == "my-cells-v2"
+    assert load_config(recipe, ["name=other"])[0].name == "other"
+
+
+def test_a_plan_lists_what_is_not_copied_one_line_each(annotune: Command, tmp_path: Path) -> None:
+    state = build_detector(DetectorOptions(name="yolov3_mobilenet_v3"), 4).state_dict()
+    torch.save({"model": state, "optimizer": {}}, tmp_path / "theirs.pth")
+    call = ("weights", "plan", "--model", "yolov3_mobilenet_v3", "--classes", "a,b", tmp_path / "theirs.pth")
+
+    lines = annotune(*call).stdout.splitlines()
+
+    assert any(line.startswith("rows") and "yolo_output.0.weight" in line for line in lines)
+    assert not [line for line in lines if line.startswith("copied")]
+    assert len(annotune(*call, "--all").stdout.splitlines()) > len(lines) + 200
 
 
 def test_a_missing_recipe(annotune: Command, tmp_path: Path) -> None:

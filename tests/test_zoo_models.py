@@ -185,3 +185,15 @@ def test_four_images_are_learned_by_heart(name: str) -> None:
 
 def xywh(box: list[float]) -> list[float]:
     return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_live_norms_follow_a_short_run(name: str) -> None:
+    """A momentum of 0.01, torchvision's for MobileNetV3, leaves the statistics of a few hundred steps behind."""
+    if "norm" not in DETECTORS[name].options:
+        return
+    with torch.device("meta"):
+        model = build_detector(DetectorOptions(name=name, norm="batch"), 4)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert min(norm.momentum or 0 for norm in norms) >= 0.03

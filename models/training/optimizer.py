@@ -53,7 +53,7 @@ def make_plan(options: TrainOptions, detector: Detector, steps_per_epoch: int, w
         said["steps"] += f", raised to min_steps {steps} ({steps / steps_per_epoch:.1f} epochs)"
     rate, said["learning_rate"] = _peak_rate(options, detector, world)
     warmup = options.warmup_steps
-    said["warmup_steps"] = "as set"
+    said["warmup_steps"] = f"{warmup} as set"
     if warmup is None:
         warmup = max(1, min(500, steps_per_epoch, steps // 2))
         said["warmup_steps"] = f"one epoch, at most 500 steps and half the run = {warmup}"
@@ -71,7 +71,7 @@ def _mixed_epochs(options: TrainOptions, epochs: int) -> int:
 
 def _peak_rate(options: TrainOptions, detector: Detector, world: int) -> tuple[float, str]:
     if options.learning_rate is not None:
-        return options.learning_rate, "as set"
+        return options.learning_rate, f"{options.learning_rate:g} as set"
     per_image = detector.defaults.get("learning_rate_per_image", RATE_PER_IMAGE)
     images = options.batch_size * options.accumulate * world
     said = f"{per_image:g} per image x {images} images per step"

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.mobilenetv3 import mobilenet_v3_large
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from models.errors import DetectorError
-from models.zoo.backbones import MOBILENET_STAGES, finish
+from models.zoo.backbones import MOBILENET_STAGES, finish, mobilenet
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD
@@ -94,7 +93,7 @@ class MobileNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        features = mobilenet_v3_large().features
+        features = mobilenet().features
         self.body = IntermediateLayerGetter(features, {"6": "2", "12": "1", "16": "0"})
 
     def forward(self, x: Tensor) -> list[Tensor]:
