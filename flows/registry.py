@@ -35,6 +35,10 @@ class RegistryError(ValueError):
     """There is no such version, or the registry is not as its manifests say."""
 
 
+class ChampionChangedError(RegistryError):
+    """Another run has changed the champion since this one looked; what it decided is about the champion before."""
+
+
 class Version(BaseModel):
     """One model that was champion once, and what it was judged by."""
 
@@ -129,11 +133,17 @@ class Registry:
         Args:
             model: the checkpoint.
             version: what is known of it; number, hash and size are filled in.
-            entry: the line of the history; its champion and date are filled in.
+            entry: the line of the history; its champion is the one that was beaten, "" for none, and becomes the new
+                one; its date is filled in.
             files: further files to keep with it, by name.
+
+        Raises:
+            ChampionChangedError: another run has changed the champion meanwhile. On a disk none can slip through; on
+                an object store one that does so within the upload is champion before this one.
         """
         whole = version.model_copy(update={"sha256": _sha256(model), "size": model.stat().st_size})
         with self._alone():
+            self._refuse_change(self.history(), entry)
             kept = self._add(whole, {MODEL: model, **files})
             self._append(lambda _: entry.model_copy(update={"champion": kept.number}))
         return kept
@@ -142,13 +152,11 @@ class Registry:
         """Note that the champion stays, and why.
 
         Raises:
-            RegistryError: another run has changed the champion meanwhile.
+            ChampionChangedError: another run has changed the champion meanwhile.
         """
 
         def kept(history: tuple[Entry, ...]) -> Entry:
-            champion = history[-1].champion if history else None
-            if champion != entry.champion:
-                raise RegistryError(f"{self.url}: the champion changed from {entry.champion} to {champion}")
+            self._refuse_change(history, entry)
             return entry
 
         with self._alone():
@@ -171,6 +179,12 @@ class Registry:
 
         with self._alone():
             return self.version(self._append(back).champion)
+
+    def _refuse_change(self, history: tuple[Entry, ...], entry: Entry) -> None:
+        champion = history[-1].champion if history else ""
+        if champion != entry.champion:
+            was, now = entry.champion or "none", champion or "none"
+            raise ChampionChangedError(f"{self.url}: the champion changed from {was} to {now} meanwhile")
 
     def _add(self, version: Version, files: Mapping[str, Path]) -> Version:
         """Write a version under the next number that is free: its model's name is what two runs cannot both have."""

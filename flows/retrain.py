@@ -19,7 +19,7 @@ from flows.config import DECIDE_NOTHING, FinetuneConfig
 from flows.finetune import as_tasks, box_metrics, say
 from flows.parts import Dataset, dataset
 from flows.promotion import Decision, PromotionRules, Scores, decide, read_scores
-from flows.registry import Entry, Registry, Version
+from flows.registry import ChampionChangedError, Entry, Registry, Version
 from tasks.adapt import adapt
 from tasks.check import classes_of
 from tasks.evaluate import evaluate
@@ -75,7 +75,12 @@ def retrain(
     if same:
         return _end(book, same)
     with under_way(config.workspace):
-        return _end(book, _contest(config, book, rules, refreeze))
+        try:
+            verdict = _contest(config, book, rules, refreeze)
+        except ChampionChangedError as error:  # another run was quicker; the contest is with its champion then
+            say(f"{error}; looking again")
+            verdict = _unchanged(config, book, rules) or _contest(config, book, rules, refreeze)
+        return _end(book, verdict)
 
 
 def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) -> Verdict | None:

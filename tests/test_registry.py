@@ -11,7 +11,7 @@ from helpers_registry import crowd_promotes, promote
 
 from flows import registry as module
 from flows.promotion import PromotionRules, Scores, decide
-from flows.registry import Entry, Registry, RegistryError
+from flows.registry import ChampionChangedError, Entry, Registry, RegistryError
 
 LOOSE = PromotionRules(min_truths=1)
 
@@ -71,8 +71,12 @@ def test_a_champion_that_changed_meanwhile_is_not_overwritten(tmp_path: Path) ->
     promote(book, tmp_path, "one")
     promote(book, tmp_path, "two")
 
-    with pytest.raises(RegistryError, match="changed from 0001 to 0002"):
+    with pytest.raises(ChampionChangedError, match="changed from 0001 to 0002"):
         book.keep(Entry(event="kept", champion="0001", data="d", reasons=()))
+    late = Entry(event="promoted", champion="0001", data="d", reasons=("better than 0001",))
+    with pytest.raises(ChampionChangedError, match="changed from 0001 to 0002"):
+        book.promote(tmp_path / "best.pt", book.version("0001"), late, {})
+    assert book.versions() == ("0001", "0002")
 
 
 def _promote_and_die(folder: Path, at: int) -> None:
