@@ -1,6 +1,7 @@
 """How long a run takes that finds everything done, beside a Prefect flow of six tasks that do nothing.
 
-Timed within the flows: at the end of every flow Prefect waits up to a second for its heartbeat, which would hide it.
+Once start to end, and once within the flows: at the end of every flow Prefect waits up to a second for its heartbeat,
+which hides most of the difference.
 
 python benchmarks/bench_cached_run.py
 """
@@ -25,6 +26,8 @@ from prefect import flow, task
 from flows.config import load_config
 from flows.finetune import finetune
 
+ROUNDS = 7
+
 
 @task
 def nothing(number: int) -> int:
@@ -37,24 +40,37 @@ def six_tasks() -> None:
 
 
 @flow
-def timed(run: Callable[[], object]) -> float:
+def empty() -> None:
+    six_tasks()
+
+
+@flow
+def within(run: Callable[[], object]) -> float:
+    """Seconds that ``run`` takes inside a flow."""
+    return seconds(run)
+
+
+def seconds(run: Callable[[], object]) -> float:
     before = time.perf_counter()
     run()
     return time.perf_counter() - before
 
 
-def median(run: Callable[[], object], times: int = 9) -> float:
-    return statistics.median(timed(run) for _ in range(times))
+def medians(*runs: Callable[[], float]) -> list[float]:
+    """Of each, taken in turns, so that what else the machine does falls on all of them."""
+    taken = [[run() for run in runs] for _ in range(ROUNDS)]
+    return [statistics.median(times) for times in zip(*taken, strict=True)]
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         config, _ = load_config(tiny_recipe(Path(folder), tiny_scenes(Path(folder) / "data")))
         finetune(config)
-        timed(six_tasks)
-        cached, bare = median(lambda: finetune.fn(config)) * 1e3, median(six_tasks) * 1e3
-        whole = time.perf_counter()
-        timed(six_tasks)
-        whole = (time.perf_counter() - whole) * 1e3
-        print(f"cached run {cached:.0f} ms, six empty tasks {bare:.0f} ms: {cached - bare:.0f} ms more")
-        print(f"an empty flow of six tasks, whole: {whole:.0f} ms")
+        empty()
+        assert "train" in finetune(config).reused
+        run, floor = medians(lambda: seconds(lambda: finetune(config)), lambda: seconds(empty))
+        print(
+            f"start to end: cached run {run:.2f} s, an empty flow of six tasks {floor:.2f} s: {run / floor:.2f} times"
+        )
+        run, floor = medians(lambda: within(lambda: finetune.fn(config)), lambda: within(six_tasks))
+        print(f"within the flow: {run * 1e3:.0f} ms, six empty tasks {floor * 1e3:.0f} ms: {run / floor:.1f} times")
