@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -53,7 +54,7 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
     where it was.
 
     Args:
-        config: see docs/config.md.
+        config: the recipe; docs/config.md tells about every key.
         baseline: an earlier evaluation to compare with in the report.
         baseline_title: what the report calls it.
     """
@@ -91,8 +92,9 @@ class as_tasks:  # noqa: N801 - the way of a chain: chain(config, as_tasks(confi
 
     def __call__(self, stage: Stage[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``stage``, or find it done."""
+        began = time.monotonic()
         state = as_task(stage, self.workspace, self.timeouts)(self.workspace, *args, **kwargs)
-        refuse_timeout(stage.name, state, self.timeouts)
+        refuse_timeout(stage.name, state, self.timeouts, time.monotonic() - began)
         result: Any = state.result()
         if state.name == "Cached":
             self.reused.append(stage.name)

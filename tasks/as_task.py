@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import inspect
 import re
+from asyncio import CancelledError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import httpx
 from prefect import Task, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State, TaskRun
@@ -47,7 +49,7 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
         return False
     if isinstance(error, OSError):
         return error.errno not in PERMANENT
-    return isinstance(error, TrainingCrash)
+    return isinstance(error, TrainingCrash | httpx.TransportError)  # the latter: Prefect's server is away
 
 
 # Seconds before each further attempt, spread by up to a half.
@@ -100,12 +102,20 @@ def task_of(stage: Stage[P, T], workspace: Path, timeouts: Timeouts = DEFAULT_TI
     )
 
 
-def refuse_timeout(name: str, state: State[Any], timeouts: Timeouts) -> None:
-    """Raise StageTimeoutError where the stage's time ran out; it was stopped, with the processes it had started."""
-    if state.name == "TimedOut" and isinstance(state.result(raise_on_failure=False), TaskRunTimeoutError):
-        kept = "; the next run goes on from its last checkpoint" if name == "train" else ""
-        hours = getattr(timeouts, name)
-        raise StageTimeoutError(f"{name} was stopped after {hours:g} h, its timeout{kept}. Raise timeouts.{name}")
+def refuse_timeout(name: str, state: State[Any], timeouts: Timeouts, seconds: float) -> None:
+    """Say what it was where Prefect takes a stage for timed out; it was stopped, with the processes it had started.
+
+    Raises:
+        StageTimeoutError: its time had run out.
+        CancelledError: it had not: Prefect ended the run, having lost its place under the limit of concurrent runs.
+    """
+    if state.name != "TimedOut" or not isinstance(state.result(raise_on_failure=False), TaskRunTimeoutError):
+        return
+    hours = getattr(timeouts, name)
+    if seconds < hours * 3600:
+        raise CancelledError(f"{name} was cancelled after {seconds:.0f} s")
+    kept = "; the next run goes on from its last checkpoint" if name == "train" else ""
+    raise StageTimeoutError(f"{name} was stopped after {hours:g} h, its timeout{kept}. Raise timeouts.{name}")
 
 
 def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:

@@ -1,11 +1,14 @@
 import errno
 import threading
+from asyncio import CancelledError
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.states import Failed
+from prefect.task_engine import TaskRunTimeoutError
 from pydantic import BaseModel
 
 from flows import chain, retrain
@@ -119,7 +122,7 @@ def test_what_hangs_is_given_up_once_and_says_which_key_to_raise(tmp_path: Path)
     @flow
     def one() -> None:
         state = as_task(convert, tmp_path, timeouts)(tmp_path, Options(root=Path("/x"), text="hangs"))
-        refuse_timeout("convert", state, timeouts)
+        refuse_timeout("convert", state, timeouts, 1)
 
     with pytest.raises(
         StageTimeoutError, match=r"convert was stopped after .* h, its timeout\. Raise timeouts\.convert"
@@ -128,6 +131,13 @@ def test_what_hangs_is_given_up_once_and_says_which_key_to_raise(tmp_path: Path)
 
     assert calls == ["hangs"]  # another attempt would hang as well
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_stage_that_prefect_cancels_has_not_run_out_of_time() -> None:
+    cancelled = Failed(name="TimedOut", data=TaskRunTimeoutError())  # what it makes of any cancellation
+
+    with pytest.raises(CancelledError, match="train was cancelled after 60 s"):
+        refuse_timeout("train", cancelled, Timeouts(), 60)
 
 
 def test_every_stage_that_is_a_task_has_its_timeout_and_its_retries() -> None:
@@ -144,6 +154,7 @@ def test_every_stage_that_is_a_task_has_its_timeout_and_its_retries() -> None:
         (NetworkError("http://x: no answer"), True),
         (OSError(errno.ENOSPC, "no space left"), False),
         (FileNotFoundError(errno.ENOENT, "no such file"), False),
+        (httpx.ConnectError("all connection attempts failed"), True),
         (ValueError("bad"), False),
         (KeyError("bug"), False),
     ],
