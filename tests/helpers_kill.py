@@ -20,7 +20,7 @@ def free_port() -> int:
         return int(it.getsockname()[1])
 
 
-def wait_until(done: Callable[[], object], seconds: float = 240, every: float = 0.1) -> None:
+def wait_until(done: Callable[[], object], seconds: float = 400, every: float = 0.1) -> None:
     """Block until ``done()``."""
     for _ in range(int(seconds / every)):
         if done():
