@@ -9,11 +9,12 @@ from tasks.store import Product, make_product
 def products(workspace: Path, ap: float) -> dict[str, Product]:
     def fill(stage: str, folder: Path) -> None:
         files = {
-            "train": {"best.pt": b"weights", "metrics.jsonl": b"{}\n"},
+            "train": {"best.pt": b"weights", "metrics.jsonl": b"{}\n", "tensorboard/events.out.tfevents.000000": b"e"},
             "evaluate": {"metrics.json": orjson.dumps({"bbox": {"AP": ap}})},
             "report": {"report.html": b"<p>"},
         }
         for name, content in files.get(stage, {"other": b""}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
 
     return {
@@ -29,6 +30,7 @@ def test_a_run_is_found_under_its_name(tmp_path: Path) -> None:
 
     assert (run.name, run.metrics["AP"], run.config["train.epochs"]) == ("one", 0.25, 3)
     assert (run.path / "best.pt").read_bytes() == b"weights"
+    assert (run.path / "tensorboard" / "events.out.tfevents.000000").read_bytes() == b"e"
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["one"]
 
 

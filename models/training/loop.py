@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.errors import TrainingError, TrainingStopped
+from models.training.compiling import compilation_failed, reason
 from models.training.dataset import Batch
 from models.training.detect import detect
 from models.training.evaluation import quick_scores
@@ -31,6 +32,7 @@ from models.training.run import (
     least_images,
     prepare,
     resume,
+    say_uncompiled,
     unfreeze,
     write_best,
 )
@@ -119,9 +121,16 @@ def forward_backward(run: Run, batch: Batch) -> dict[str, float]:
         except (torch.OutOfMemoryError, MemoryError) as error:
             if run.options.on_out_of_memory == "fail" or run.micro_batch <= least_images(run):
                 raise
-            problem = str(error).partition("\n")[0] or "out of memory"
+            out_of_memory, problem = True, str(error).partition("\n")[0] or "out of memory"
+        except RuntimeError as error:
+            if not compilation_failed(run.model, error):
+                raise
+            out_of_memory, problem = False, reason(error)
         # outside of the handler: the traceback in it holds the tensors of the failed attempt
-        halve_micro_batch(run, problem)
+        if out_of_memory:
+            halve_micro_batch(run, problem)
+        else:
+            say_uncompiled(run, problem)
         seed_everything(run.options.seed, "step", run.step, run.process.rank)
 
 

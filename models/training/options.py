@@ -127,6 +127,9 @@ class TrainOptions(BaseModel):
     )
     sync_batchnorm: bool = Field(default=False, description="Share batch statistics between devices.")
     channels_last: bool = Field(default=False, description="NHWC memory format; faster convolutions on recent GPUs.")
+    compile: bool = Field(
+        default=False, description="torch.compile for the backbone; as it is, with a note, where that cannot be done."
+    )
     on_out_of_memory: Literal["halve", "fail"] = Field(
         default="halve", description="halve: halve the images per forward pass, keep the images per step."
     )

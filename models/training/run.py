@@ -20,6 +20,7 @@ from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
 from models.training.assemble import Assembled, assemble
 from models.training.coco import load_coco
+from models.training.compiling import compile_backbone
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
 from models.training.detect import loading_processes
 from models.training.evaluation import table_of
@@ -214,7 +215,17 @@ def prepare(
     if not resumed:
         checkpoint(run)
     after_out_of_memory(run)
+    if options.compile:
+        one_shape = assembled.size.fixed is not None
+        say_uncompiled(run, compile_backbone(model, process.device, one_shape=one_shape))
     return run
+
+
+def say_uncompiled(run: Run, reason: str | None) -> None:
+    """Note why the backbone runs as it is; nothing where it is compiled."""
+    if reason is not None and reason not in run.notes:
+        run.notes = [*run.notes, reason]
+        run.journal.tell(reason)
 
 
 def distributed(model: nn.Module, options: TrainOptions, process: Process) -> nn.Module:
