@@ -1,4 +1,4 @@
-"""The chain of stages, from annotations to a fine-tuned, evaluated detector; it never heard of Prefect.
+"""The chain of stages, from annotations to a fine-tuned, evaluated model; it never heard of Prefect.
 
 ``finetune.py`` runs it with Prefect tasks; single-stage commands run it with plain calls, up to their stage.
 """
@@ -47,7 +47,7 @@ def chain(
     """
     seen = run(look, config.source)
     yield "look", seen
-    converted = run(convert, config.source, seen, _shards(config, run, seen))
+    converted = run(convert, config.data, seen, _shards(config, run, seen))
     yield "convert", converted
     images = Images(root=image_root(config.source, converted), digest=seen.images)
     checked = run(check, converted, images, config.check)

@@ -87,12 +87,15 @@ def run_flow(settings: Any, **extra: Any) -> Any:
 
 
 def _tell_outcome(outcome: Any) -> None:
-    table = Table(title=f"{outcome.name}: COCO box metrics", title_justify="left")
-    for column in ("AP", "AP50", "AP75", "AR100"):
+    from flows.runs import cells
+
+    detects = "AP" in outcome.metrics
+    columns = ("AP", "AP50", "AP75", "AR100") if detects else ("top1", "top5", "mean_class")
+    title = f"{outcome.name}: {'COCO box metrics' if detects else 'accuracy'}"
+    table = Table(title=title, title_justify="left")
+    for column in columns:
         table.add_column(column, justify="right")
-    table.add_row(
-        *(f"{outcome.metrics[m]:.3f}" if m in outcome.metrics else "-" for m in ("AP", "AP50", "AP75", "AR100"))
-    )
+    table.add_row(*cells(outcome.metrics, columns))
     out.print(table)
     out.print(f"checkpoint  {outcome.folder / 'best.pt'}", soft_wrap=True)
     out.print(f"report      {outcome.report}", soft_wrap=True)
@@ -189,18 +192,18 @@ def runs(
     workspace: Annotated[Path, typer.Argument(help="The workspace of the recipes.")] = Path(".annotune"),
 ) -> None:
     """List finished runs: metrics, and where their configurations differ."""
-    from flows.runs import differences, list_runs
+    from flows.runs import cells, differences, figures, list_runs
 
     found = list_runs(workspace)
     if not found:
         raise ValueError(f"{workspace}: no finished runs there. Give the workspace of your recipe")
     table = Table(box=SIMPLE)
     keys = differences(found)
-    for column in ("run", "AP", "AP50", *keys):
+    columns = figures(run.metrics for run in found)
+    for column in ("run", *columns, *keys):
         table.add_column(column, overflow="fold")
     for run in found:
-        scores = ("-" if run.metrics[m] is None else f"{run.metrics[m]:.3f}" for m in ("AP", "AP50"))
-        table.add_row(run.name, *scores, *(escape(str(run.config.get(key, "-"))) for key in keys))
+        table.add_row(run.name, *cells(run.metrics, columns), *(escape(str(run.config.get(key, "-"))) for key in keys))
     out.print(table)
 
 

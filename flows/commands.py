@@ -47,6 +47,7 @@ def retrain(
 def champion_show(registry: RegistryUrl) -> None:
     """Print the champion: its classes, its scores, and where its checkpoint is."""
     from flows.registry import MODEL, Registry, RegistryError
+    from flows.runs import cells, figures
 
     champion = Registry(registry).champion()
     if champion is None:
@@ -55,7 +56,8 @@ def champion_show(registry: RegistryUrl) -> None:
     table.add_row("version", champion.number)
     table.add_row("detector", champion.detector)
     table.add_row("classes", ", ".join(escape(name) for name in champion.classes))
-    table.add_row("box AP, AP50", ", ".join(f"{champion.scores.get(name, 0):.3f}" for name in ("AP", "AP50")))
+    shown = figures([champion.scores])
+    table.add_row(", ".join(shown), ", ".join(cells(champion.scores, shown)))
     table.add_row("judged by", f"{len(champion.validation)} images")
     table.add_row("checkpoint", f"{registry}/versions/{champion.number}/{MODEL}")
     out.print(table)
@@ -121,6 +123,7 @@ def sweep(
     """Run a recipe with several values and compare: `--vary train.learning_rate=0.01,0.02`."""
     quiet_prefect()
     from flows.config import load_config
+    from flows.runs import cells, figures
     from flows.sweep import sweep as flow
     from flows.sweep import variants
 
@@ -131,13 +134,13 @@ def sweep(
         compared = flow(configs, at_once)
     changed = dict(variants(vary))
     table = Table(box=SIMPLE)
-    for column in ("run", "AP", "AP50", "values"):
+    columns = figures(run.metrics for run in compared.runs)
+    for column in ("run", *columns, "values"):
         table.add_column(column, overflow="fold")
     for run in compared.runs:
-        scores = (f"{run.metrics.get(name, 0):.4f}" for name in ("AP", "AP50"))
-        table.add_row(run.name, *scores, escape(" ".join(changed[run.name])))
+        table.add_row(run.name, *cells(run.metrics, columns, 4), escape(" ".join(changed[run.name])))
     for name, error in compared.failed.items():
-        table.add_row(name, "failed", "", escape(error.splitlines()[0]))
+        table.add_row(name, *("failed", "")[: len(columns)], escape(error.splitlines()[0]))
     out.print(table)
 
 

@@ -7,18 +7,19 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flows.yaml_config import ConfigError, Origin, Recipe, read_recipe
 from models.training.options import EvaluateOptions, TrainOptions
+from models.zoo.detector import is_classifier
 from models.zoo.options import DetectorOptions
 from tasks.check import CheckOptions
 from tasks.fetch import Location, WeightsOptions
 from tasks.shards import ConvertOptions
-from tasks.source import SourceOptions
+from tasks.source import CropOptions, SourceOptions
 from tasks.timeouts import Timeouts
 
 DECIDE_NOTHING = ("workspace", "timeouts", "convert")  # where, how long and by whom, not what
@@ -34,6 +35,9 @@ class FinetuneConfig(BaseModel):
         "run",
         description="Names the report and the run; letters, digits, - and _; without it the recipe's own",
         pattern=r"^[\w.-]+$",
+    )
+    task: Literal["detection", "classification"] = Field(
+        "detection", description="Find objects, or say what a picture shows (or each object, cut out of its picture)"
     )
     workspace: Path = Field(Path(".annotune"), description="Folder for products, caches and reports")
     source: SourceOptions = Field(description="The annotations and images you have")
@@ -52,6 +56,24 @@ class FinetuneConfig(BaseModel):
         if missing:
             raise ValueError(f"splits needs {' and '.join(sorted(missing))}: a list file, a folder, a name or a share")
         return source
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        name, wants = self.detector.name, self.task == "classification"
+        if wants and not is_classifier(name):
+            raise ValueError(f"task classification, but {name} is a detector. detector.name: timm://resnet50d, say")
+        if is_classifier(name) and not wants:
+            raise ValueError(f"{name} is a classifier. Write task: classification")
+        if self.source.crops and not wants:
+            raise ValueError("source.crops are for task: classification")
+        return self
+
+    @property
+    def data(self) -> SourceOptions:
+        """The source as the task wants it: a classifier's pictures are cut out where they are not whole ones."""
+        if self.task == "detection" or self.source.crops:
+            return self.source
+        return self.source.model_copy(update={"crops": CropOptions()})
 
     def as_yaml(self) -> str:
         """The resolved configuration as a recipe, every value that decides something; no logins of URLs."""
@@ -113,6 +135,8 @@ def _explain(item: Mapping[str, Any], path: Path, recipe: Recipe) -> str:
         near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.5)
         remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: {dotted}: unknown key; {remedy}"
+    if not loc:  # keys that do not go together
+        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
     if item["type"] == "missing":
         return f"{path}: {dotted}: missing; {item['msg'].lower()}"
     return f"{where}: {dotted}: {item['msg'].removeprefix('Value error, ')}, not {item['input']!r:.80}"

@@ -16,6 +16,7 @@ from flows.chain import chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
 from tasks.as_task import as_task, refuse_timeout
+from tasks.evaluate import headline_scores
 from tasks.gc import under_way
 from tasks.runners import map_task
 from tasks.shards import ConvertOptions
@@ -30,7 +31,7 @@ class Outcome(BaseModel):
     """What a run came to: figures, and where its products are."""
 
     name: str
-    metrics: dict[str, float]  # COCO box metrics, 0..1
+    metrics: dict[str, float]  # COCO box metrics or accuracy, 0..1
     reused: tuple[str, ...]  # stages whose results were there already
     folder: Path  # best.pt, report.html, metrics.json and the rest under the run's name
     products: dict[str, Product]
@@ -66,7 +67,7 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
     outcome = Outcome(
         name=config.name,
         folder=folder,
-        metrics=box_metrics(products["evaluate"]),
+        metrics=scores_of(products["evaluate"]),
         reused=tuple(reused),
         products=products,
     )
@@ -74,10 +75,9 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
     return outcome
 
 
-def box_metrics(evaluated: Product) -> dict[str, float]:
-    """COCO's box metrics of an evaluation, 0..1."""
-    scores = orjson.loads((evaluated.path / "metrics.json").read_bytes())["bbox"]
-    return {name: value for name, value in scores.items() if value is not None}
+def scores_of(evaluated: Product) -> dict[str, float]:
+    """COCO's box metrics of an evaluation, or a classifier's accuracy, 0..1."""
+    return headline_scores(orjson.loads((evaluated.path / "metrics.json").read_bytes()))
 
 
 class as_tasks:  # noqa: N801 - the way of a chain: chain(config, as_tasks(config))

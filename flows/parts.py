@@ -10,7 +10,7 @@ from prefect import flow
 from converters.fingerprint import Fingerprint
 from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
-from flows.finetune import as_tasks, box_metrics
+from flows.finetune import as_tasks, scores_of
 from tasks.convert import Images, image_root
 from tasks.evaluate import evaluate as evaluate_stage
 from tasks.fetch import fetch
@@ -59,10 +59,10 @@ def evaluate(config: FinetuneConfig, checkpoint: str) -> dict[str, float]:
         checkpoint: a checkpoint of ours: a path, or a URL as in weights.source.
 
     Returns:
-        COCO's box metrics, 0..1.
+        COCO's box metrics or the accuracy, 0..1.
     """
     run = as_tasks(config)
     with under_way(config.workspace):
         data = dataset(config, run)
         weights = run(fetch, checkpoint, None)
-        return box_metrics(run(evaluate_stage, weights, data.checked.file("val.json"), data.images, config.evaluate))
+        return scores_of(run(evaluate_stage, weights, data.checked.file("val.json"), data.images, config.evaluate))

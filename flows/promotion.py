@@ -25,7 +25,7 @@ class PromotionRules(BaseModel):
 
 @dataclass(frozen=True)
 class Scores:
-    """Box AP of each class that has objects in the validation split, 0..1."""
+    """Box AP (of a classifier: accuracy) of each class that has objects in the validation split, 0..1."""
 
     per_class: dict[str, float]
     truths: dict[str, int]
@@ -46,7 +46,8 @@ class Decision:
 def read_scores(metrics: Path) -> Scores:
     """Scores from the ``metrics.json`` of an evaluation; classes without objects are left out."""
     rows = [row for row in orjson.loads(metrics.read_bytes())["per_class"] if row["truths"]]
-    return Scores({row["name"]: row["AP"] for row in rows}, {row["name"]: row["truths"] for row in rows})
+    measures = {row["name"]: row["AP"] if "AP" in row else row["recall"] for row in rows}
+    return Scores(measures, {row["name"]: row["truths"] for row in rows})
 
 
 def decide(champion: Scores, challenger: Scores, rules: PromotionRules) -> Decision:

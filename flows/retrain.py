@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from converters.fingerprint import Fingerprint
 from flows.chain import Runner
 from flows.config import DECIDE_NOTHING, FinetuneConfig
-from flows.finetune import as_tasks, box_metrics, say
+from flows.finetune import as_tasks, say, scores_of
 from flows.parts import Dataset, dataset
 from flows.promotion import Decision, PromotionRules, Scores, decide, read_scores
 from flows.registry import ChampionChangedError, Entry, Registry, Version
@@ -181,7 +181,7 @@ def _settle(book: Registry, entry: Entry, challenger: Challenger, config: Finetu
         version = Version(
             detector=config.detector.name,
             classes=classes_of(challenger.split),
-            scores=box_metrics(challenger.evaluated),
+            scores=scores_of(challenger.evaluated),
             validation=validation_names(challenger.split),
             data=entry.data,
         )

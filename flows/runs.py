@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import orjson
 import yaml
 
 from models.report import ReportInputs, compare
+from tasks.evaluate import headline_scores
 from tasks.store import Product
 
 FILES = {
@@ -30,7 +31,7 @@ class RunFolder:
 
     name: str
     path: Path
-    metrics: Mapping[str, float | None]  # COCO box metrics, 0..1
+    metrics: Mapping[str, float]  # COCO box metrics or accuracy, 0..1
     config: Mapping[str, Any]  # dotted key -> value
 
 
@@ -78,12 +79,23 @@ def list_runs(workspace: Path) -> list[RunFolder]:
         RunFolder(
             name=path.name,
             path=path,
-            metrics=orjson.loads((path / "metrics.json").read_bytes())["bbox"],
+            metrics=headline_scores(orjson.loads((path / "metrics.json").read_bytes())),
             config=_flat(yaml.safe_load((path / "config.yaml").read_text())),
         )
         for path in sorted((workspace / "runs").glob("[!.]*"))
         if (path / "metrics.json").is_file() and (path / "config.yaml").is_file()
     ]
+
+
+def figures(scores: Iterable[Mapping[str, float]]) -> list[str]:
+    """The columns of a table of runs: the two measures that come first, of detectors and of classifiers."""
+    named = {name for own in scores for name in own}
+    return [name for name in ("AP", "AP50", "top1", "mean_class") if name in named]
+
+
+def cells(scores: Mapping[str, float], columns: Iterable[str], digits: int = 3) -> list[str]:
+    """A row of such a table."""
+    return [f"{scores[name]:.{digits}f}" if name in scores else "-" for name in columns]
 
 
 def differences(runs: list[RunFolder]) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from flows.config import FinetuneConfig
 from flows.finetune import Outcome, finetune, say
+from flows.runs import cells, figures
 from flows.yaml_config import ConfigError
 
 
@@ -53,12 +54,13 @@ def sweep(configs: list[FinetuneConfig], at_once: int = 1) -> Compared:
     with runner:
         outcomes = [future.result() for future in [runner.submit(tried, {"config": config}) for config in configs]]
     compared = Compared(
-        runs=tuple(sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -o.metrics.get("AP", 0))),
+        runs=tuple(sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -_first(o))),
         failed={config.name: o for config, o in zip(configs, outcomes, strict=True) if isinstance(o, str)},
     )
     create_markdown_artifact(_page(compared), key="annotune-sweep")
     if compared.runs:
-        say(f"best: {compared.runs[0].name}, AP {compared.runs[0].metrics.get('AP', 0):.4f}")
+        best = compared.runs[0]
+        say(f"best: {best.name}, {figures([best.metrics])[0]} {_first(best):.4f}")
     return compared
 
 
@@ -68,10 +70,15 @@ def _try(config: FinetuneConfig) -> Outcome | str:
     return outcome if isinstance(outcome, Outcome) else str(outcome)
 
 
+def _first(outcome: Outcome) -> float:
+    """The measure that runs are ranked by: AP, or top-1."""
+    return outcome.metrics.get("AP", outcome.metrics.get("top1", 0.0))
+
+
 def _page(compared: Compared) -> str:
-    rows = [
-        f"| {run.name} | {run.metrics.get('AP', 0):.4f} | {run.metrics.get('AP50', 0):.4f} | {run.report} |"
-        for run in compared.runs
-    ]
-    rows += [f"| {name} | failed | | {error.splitlines()[0]} |" for name, error in compared.failed.items()]
-    return "\n".join(["| run | AP | AP50 | report |", "|---|---:|---:|---|", *rows]) + "\n"
+    columns = figures(run.metrics for run in compared.runs) or ["score"]
+    rows = [f"| {run.name} | {' | '.join(cells(run.metrics, columns, 4))} | {run.report} |" for run in compared.runs]
+    blank = " |" * (len(columns) - 1)
+    rows += [f"| {name} | failed |{blank} {error.splitlines()[0]} |" for name, error in compared.failed.items()]
+    head = [f"| run | {' | '.join(columns)} | report |", f"|---|{'---:|' * len(columns)}---|"]
+    return "\n".join([*head, *rows]) + "\n"

@@ -40,6 +40,8 @@ class CheckOptions(BaseModel):
 
 
 EXAMPLES = 10  # problems in the summary; the page has them all
+# What is wrong with a detector's data and right with a classifier's, whose boxes are the pictures.
+WHOLE_PICTURES = dict.fromkeys(("bbox-whole-image", "bbox-aspect", "bbox-outlier", "bbox-below-stride"), "off")
 
 
 @product("tasks.check")
@@ -49,10 +51,11 @@ def check(folder: Path, converted: Product, images: Images, options: CheckOption
     Errors do not stop it: they are part of the product, and :func:`refuse_errors` reads them.
     """
     about = orjson.loads((converted.path / "about.json").read_bytes())
+    usual = WHOLE_PICTURES if about["task"] == "classification" else {}
     report = find_problems(
         {name: converted.path / f"{name}.json" for name in about["splits"]},
         images.root,
-        policy={**(repair_policy() if options.repair else {}), **options.policy},
+        policy={**(repair_policy() if options.repair else {}), **usual, **options.policy},
         jobs=options.jobs,
         depth=options.depth,
         max_drop=options.max_drop,

@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from converters.coco import write_coco
+from converters.coco import Coco, write_coco
+from converters.crops import crop_boxes
 from converters.fingerprint import Fingerprint
 from converters.formats import Conversion
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
 from tasks.shards import Shards, joined
-from tasks.source import SourceOptions
+from tasks.source import CropOptions, SourceOptions
 from tasks.stage import product
 from tasks.store import Product
 
@@ -47,13 +48,15 @@ def convert(folder: Path, source: SourceOptions, seen: Fingerprint, shards: Shar
     """
     log = ConversionLog(skip_bad=source.skip_bad)
     result = joined(source, shards, log) if shards.products else _at_once(source, log)
-    for split, coco in result.splits.items():
+    splits = {split: _cropped(coco, source.crops, log) for split, coco in result.splits.items()}
+    for split, coco in splits.items():
         write_coco(coco, folder / f"{split}.json")
     image_root = result.image_root.resolve()
     base = (source.images or source.root).resolve()
     about = {
         "image_root": os.path.relpath(image_root, base),
-        "splits": {split: _counts(coco) for split, coco in result.splits.items()},
+        "task": "classification" if source.crops else "detection",
+        "splits": {split: _counts(coco) for split, coco in splits.items()},
         "dropped": dict(sorted(log.dropped.items())),
         "notes": dict(sorted(log.notes.items())),
         "examples": dict(sorted(log.examples.items())),
@@ -74,6 +77,10 @@ def _at_once(source: SourceOptions, log: ConversionLog) -> Conversion:
         jobs=source.jobs,
         log=log,
     )
+
+
+def _cropped(coco: Coco, crops: CropOptions | None, log: ConversionLog) -> Coco:
+    return crop_boxes(coco, log, padding=crops.padding, min_size=crops.min_size) if crops else coco
 
 
 def image_root(source: SourceOptions, converted: Product) -> Path:

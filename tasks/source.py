@@ -10,6 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from converters.formats import FORMATS, find_format
 
 
+class CropOptions(BaseModel):
+    """How boxes become the pictures of a classifier; a box around a whole picture is one already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    padding: float = Field(default=0.0, ge=0, description="Share of a box's width and height added on each side")
+    min_size: float = Field(
+        default=8.0, ge=1, description="Boxes narrower or lower than so many pixels are left out and counted"
+    )
+
+
 class SourceOptions(BaseModel):
     """The annotations and images you have."""
 
@@ -30,6 +41,9 @@ class SourceOptions(BaseModel):
     options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
     jobs: int = Field(1, ge=1, description="Processes that read annotations")
+    crops: CropOptions | None = Field(
+        None, description="How a classifier's pictures are cut out of a dataset of objects; only with a classifier"
+    )
 
     @field_validator("root", mode="before")
     @classmethod

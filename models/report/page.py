@@ -34,7 +34,7 @@ def render(inputs: ReportInputs, path: Path) -> None:
         ReportError: the evaluated split or its metrics are absent, or a file is not what it should be.
     """
     run = load_run(inputs)
-    matched = match_images(run.val, run.detections) if run.detections else []
+    matched = match_images(run.val, run.detections) if run.detections and not results.classifies(run.metrics) else []
     cut = operation(matched)
     score = cut.scores[cut.best] if cut and cut.useful else DEFAULT_SCORE
     page = _environment().get_template("report.html.j2")
@@ -87,6 +87,7 @@ def _results(run: Run) -> dict[str, Any]:
         "summary": _summary(run),
         "has_baseline": bool(run.baseline),
         "versus": run.inputs.baseline_title,
+        "classifies": results.classifies(run.metrics),
         "boxes": results.headline(run.metrics, run.baseline),
         "masks": results.headline(run.metrics, run.baseline, "segm"),
         "classes": results.class_results(run.metrics, run.baseline),
@@ -118,7 +119,8 @@ def _pictures(run: Run, matched: Sequence[Matched], score: float) -> dict[str, A
         else []
         for kind, chosen in (("worst", worst), ("typical", typical))
     }
-    return {"score": score, **{kind: [side for side in found if side] for kind, found in sides.items()}}
+    wrong = pictures.mistakes(run.metrics, images) if images and results.classifies(run.metrics) else []
+    return {"score": score, "wrong": wrong, **{kind: [s for s in found if s] for kind, found in sides.items()}}
 
 
 def _cut(cut: Operation | None) -> dict[str, Any]:
@@ -164,6 +166,8 @@ def _setup(run: Run) -> dict[str, Any]:
 
 def _summary(run: Run) -> str:
     """The result in two sentences."""
+    if results.classifies(run.metrics):
+        return _accuracy_summary(run)
     ap, ap50 = results.measure(run.metrics, "AP"), results.measure(run.metrics, "AP50")
     split = dataset.split_figures("validation", run.val)
     seen = f"On {split.images:,} validation images with {split.instances:,} objects of {len(split.per_class)} classes"
@@ -171,15 +175,34 @@ def _summary(run: Run) -> str:
         return f"{seen} there was nothing to measure."
     text = f"{seen} the detector reaches {ap * 100:.1f} AP"
     text += f" and {ap50 * 100:.1f} AP50" if ap50 is not None else ""
-    before = results.measure(run.baseline, "AP")
-    if before is not None:
-        way = "more" if ap >= before else "less"
-        text += f", {abs(ap - before) * 100:.1f} points {way} than {run.inputs.baseline_title}"
+    return text + _against(run, ap, results.measure(run.baseline, "AP")) + _extremes(run)
+
+
+def _accuracy_summary(run: Run) -> str:
+    """The result of a classifier in two sentences."""
+    top1, asked = results.measure(run.metrics, "top1", "accuracy"), int(run.metrics.get("objects") or 0)
+    seen = f"Of {asked:,} validation pictures of {len(run.val['categories'])} classes"
+    if top1 is None:
+        return f"{seen} there was nothing to measure."
+    text = f"{seen} the classifier names {top1 * 100:.1f}% rightly at the first guess"
+    return text + _against(run, top1, results.measure(run.baseline, "top1", "accuracy")) + _extremes(run)
+
+
+def _against(run: Run, value: float, before: float | None) -> str:
+    """The difference to the baseline."""
+    if before is None:
+        return ""
+    way = "more" if value >= before else "less"
+    return f", {abs(value - before) * 100:.1f} points {way} than {run.inputs.baseline_title}"
+
+
+def _extremes(run: Run) -> str:
+    """The end of the sentence, and the best and the weakest class."""
     ranked = [row for row in results.class_results(run.metrics, {}) if row.ap is not None]
     if len(ranked) < 2:
-        return text + "."
+        return "."
     best, worst = ranked[0], ranked[-1]
-    return f"{text}. It is best at {best.name} ({points(best.ap)}) and weakest at {worst.name} ({points(worst.ap)})."
+    return f". It is best at {best.name} ({points(best.ap)}) and weakest at {worst.name} ({points(worst.ap)})."
 
 
 def points(value: float | None) -> str:

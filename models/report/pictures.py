@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from PIL import Image, ImageOps
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps
 from models.report.matching import Matched
 
 LONGEST_SIDE = 640  # pixels of an embedded picture
+THUMBNAIL = 224  # pixels of one that shows a mistake
 CANVAS = 480.0  # width in drawing units: about the pixels it has on a screen
 MOST_BOXES = 40  # drawn in one picture
 MOST_LETTERS = 27  # of a label, the score included
@@ -88,6 +91,35 @@ def picture(matched: Matched, images: Path, score: float, identity: str) -> Pict
     )
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """A picture that was taken for something else."""
+
+    uri: str
+    file_name: str
+    annotated: str
+    found: str
+    score: float
+    annotated_score: float | None  # None: not among the five most probable
+
+
+def mistakes(metrics: Mapping[str, Any], images: Path, most: int = 12) -> list[Mistake]:
+    """The surest wrong answers of a classifier, as small pictures of what it looked at.
+
+    Args:
+        metrics: ``metrics.json``.
+        images: folder that ``file_name`` is relative to; nothing outside of it is opened.
+        most: how many.
+    """
+    found = []
+    for row in (metrics.get("suspects") or [])[:most]:
+        read = _embedded(images, str(row["file_name"]), row["bbox"])
+        if read is not None:
+            names = (str(row["file_name"]), str(row["annotated"]), str(row["found"]))
+            found.append(Mistake(read[0], *names, float(row["score"]), row.get("annotated_score")))
+    return found
+
+
 def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, float], scale: float) -> Markup:
     listed = ", ".join(f"{mark.label} ({mark.state})" for mark in marks[:MOST_BOXES]) or "nothing"
     head = Markup('<svg viewBox="0 0 {:g} {:.1f}" role="img" aria-label="{}: {}">').format(*size, said, listed)
@@ -132,8 +164,12 @@ def _clipped(text: str, most: int = MOST_LETTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _embedded(images: Path, name: str) -> tuple[str, tuple[int, int]] | None:
-    """A small JPEG as a data URI, and the size of the picture it was made from; upright, as the boxes are."""
+def _embedded(images: Path, name: str, box: Sequence[float] | None = None) -> tuple[str, tuple[int, int]] | None:
+    """A small JPEG as a data URI, and the size of the picture it was made from; upright, as the boxes are.
+
+    With a ``box`` (xywh pixels) only what is in it, smaller.
+    """
+    longest = LONGEST_SIDE if box is None else THUMBNAIL
     path = images / name
     if not path.resolve().is_relative_to(images.resolve()) or not path.is_file():
         return None
@@ -143,11 +179,14 @@ def _embedded(images: Path, name: str) -> tuple[str, tuple[int, int]] | None:
             with Image.open(path) as opened:
                 turned = opened.getexif().get(0x0112, 1) >= 5
                 size = opened.size[::-1] if turned else opened.size
-                opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
+                if box is None:
+                    opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
                 small = ImageOps.exif_transpose(opened).convert("RGB")
+                if box is not None:
+                    small = small.crop((int(box[0]), int(box[1]), ceil(box[0] + box[2]), ceil(box[1] + box[3])))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=82)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), size

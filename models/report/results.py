@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from models.report.svg import small_curve
 
-HEADLINE = (
+BOXES = (
     ("AP", "AP", "mean over IoU 0.50 to 0.95"),
     ("AP50", "AP50", "at IoU 0.50"),
     ("AP75", "AP75", "at IoU 0.75"),
@@ -18,6 +18,11 @@ HEADLINE = (
     ("APm", "AP medium", "up to 96\N{MULTIPLICATION SIGN}96 pixels"),
     ("APl", "AP large", "above 96\N{MULTIPLICATION SIGN}96 pixels"),
     ("AR100", "AR100", "recall, 100 boxes an image"),
+)
+ACCURACY = (
+    ("top1", "Top-1", "the first answer is right"),
+    ("top5", "Top-5", "the right one is among five"),
+    ("mean_class", "Class mean", "top-1, every class counting the same"),
 )
 ERRORS = {
     "class": "well placed, wrong class",
@@ -53,6 +58,8 @@ class ClassResult:
     change: float | None  # of AP against the baseline
     truths: int
     detections: int
+    precision: float | None = None  # of a classifier, whose ``ap`` is the accuracy on the class (its recall)
+    f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +84,26 @@ class ErrorKind:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A part of the confusion matrix: ``cells[truth][prediction]`` = (count, share of the row)."""
+    """A part of the confusion matrix: ``cells[truth][prediction]`` = (count, share of the row).
+
+    The last label is the background, where there is one.
+    """
 
     labels: Sequence[str]
     cells: Sequence[Sequence[tuple[int, float]]]
     left_out: int  # classes that are not shown
     worst: Sequence[tuple[str, str, int]]  # truth, prediction, count: the most frequent mistakes
+    background: bool
+
+
+def classifies(metrics: Mapping[str, Any]) -> bool:
+    """Whether these are the metrics of a classifier."""
+    return metrics.get("task") == "classification"
+
+
+def main_kind(metrics: Mapping[str, Any]) -> str:
+    """The measures that count: those of boxes, or a classifier's accuracy."""
+    return "accuracy" if classifies(metrics) else "bbox"
 
 
 def measure(metrics: Mapping[str, Any], name: str, kind: str = "bbox") -> float | None:
@@ -90,12 +111,13 @@ def measure(metrics: Mapping[str, Any], name: str, kind: str = "bbox") -> float 
     return _defined((metrics.get(kind) or {}).get(name))
 
 
-def headline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], kind: str = "bbox") -> list[Figure]:
+def headline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], kind: str = "") -> list[Figure]:
     """The numbers to begin with; none where ``kind`` was not evaluated."""
+    kind = kind or main_kind(metrics)
     if not metrics.get(kind):
         return []
     figures = []
-    for key, name, explanation in HEADLINE:
+    for key, name, explanation in ACCURACY if kind == "accuracy" else BOXES:
         value = measure(metrics, key, kind)
         figures.append(Figure(name, explanation, value, _change(value, measure(baseline, key, kind))))
     return figures
@@ -103,7 +125,7 @@ def headline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], kind: str 
 
 def class_results(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[ClassResult]:
     """Every class, the best first, those without a truth last."""
-    before = {str(row.get("name")): _defined(row.get("AP")) for row in baseline.get("per_class") or []}
+    before = {str(row.get("name")): _class_measure(row) for row in baseline.get("per_class") or []}
     rows = [_class(row, before) for row in metrics.get("per_class") or []]
     return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0.0), row.name))
 
@@ -129,17 +151,18 @@ def confusion(metrics: Mapping[str, Any]) -> Confusion | None:
     labels, matrix = [str(label) for label in found.get("labels") or []], found.get("matrix") or []
     if len(labels) < 2 or len(matrix) != len(labels) or any(len(row) != len(labels) for row in matrix):
         return None
-    size = len(labels)
+    size, background = len(labels), not classifies(metrics)
     mistakes = [(i, j, int(matrix[i][j])) for i in range(size) for j in range(size) if i != j and matrix[i][j] > 0]
     mistakes.sort(key=lambda entry: (-entry[2], entry[0], entry[1]))
     weight = [sum(count for i, j, count in mistakes if index in (i, j)) for index in range(size)]
-    classes = sorted(range(size - 1), key=lambda index: (-weight[index], index))[:MATRIX_LIMIT]
-    shown = [*sorted(classes), size - 1]  # the background is the last
+    classes = sorted(range(size - background), key=lambda index: (-weight[index], index))[:MATRIX_LIMIT]
+    shown = [*sorted(classes), *([size - 1] if background else [])]
     sums = [sum(row) for row in matrix]
-    sums[-1] = max(sums)  # what was found where nothing is has no total of its own to be a share of
+    if background:
+        sums[-1] = max(sums)  # what was found where nothing is has no total of its own to be a share of
     cells = [[(int(matrix[i][j]), matrix[i][j] / (sums[i] or 1)) for j in shown] for i in shown]
     worst = [(labels[i], labels[j], count) for i, j, count in mistakes[:8]]
-    return Confusion([labels[i] for i in shown], cells, size - len(shown), worst)
+    return Confusion([labels[i] for i in shown], cells, size - len(shown), worst, background)
 
 
 def error_kinds(metrics: Mapping[str, Any]) -> list[ErrorKind]:
@@ -163,14 +186,15 @@ def suspects(metrics: Mapping[str, Any], most: int = 12) -> list[dict[str, Any]]
     """Annotations that the detector firmly disagrees with: they may be wrong."""
     fields = ("file_name", "kind", "found", "annotated")
     rows = [
-        {key: str(row.get(key) or "") for key in fields} | {"score": _defined(row.get("score"))}
+        {key: str(row.get(key) or "") for key in fields}
+        | {key: _defined(row.get(key)) for key in ("score", "annotated_score")}
         for row in (metrics.get("suspects") or [])
     ]
     return rows[:most]
 
 
 def _class(row: Mapping[str, Any], before: Mapping[str, float | None]) -> ClassResult:
-    name, ap = str(row.get("name", "")), _defined(row.get("AP"))
+    name, ap = str(row.get("name", "")), _class_measure(row)
     return ClassResult(
         name=name,
         ap=ap,
@@ -179,7 +203,14 @@ def _class(row: Mapping[str, Any], before: Mapping[str, float | None]) -> ClassR
         change=_change(ap, before.get(name)),
         truths=int(row.get("truths") or 0),
         detections=int(row.get("detections") or 0),
+        precision=_defined(row.get("precision")),
+        f1=_defined(row.get("f1")),
     )
+
+
+def _class_measure(row: Mapping[str, Any]) -> float | None:
+    """What a class is ranked by: AP, or a classifier's accuracy on it."""
+    return _defined(row.get("AP", row.get("recall")))
 
 
 def _defined(value: object) -> float | None:

@@ -45,16 +45,21 @@ def comparison(runs: Sequence[Run]) -> list[Markup]:
     for number, run in enumerate(runs, start=1):
         series = number if number <= 6 else 0
         evals, steps = _latest(run.history, "eval"), _latest(run.history, "step")
-        x, y = _series([{"step": e["step"], "y": (e.get("metrics") or {}).get("bbox/AP")} for e in evals], "y")
+        x, y = _series([{"step": e["step"], "y": _first_of(e.get("metrics") or {})} for e in evals], "y")
         ap.append(Line(run.inputs.title, x, [max(0.0, value) * 100 for value in y], series, markers=len(x) <= 40))
         x, y = thin(*_series(steps, "loss"))
         loss.append(Line(run.inputs.title, x, smooth(y), series))
-    charts = [line_chart(ap, title="AP while training", x_label="step", y_low=0.0)]
+    charts = [line_chart(ap, title="AP or top-1 while training", x_label="step", y_low=0.0)]
     return [
         chart
         for chart in [*charts, line_chart(loss, title="Training loss, smoothed", x_label="step", y_low=0.0)]
         if chart
     ]
+
+
+def _first_of(metrics: Mapping[str, Any]) -> Any:
+    """The score that runs are compared by."""
+    return metrics.get("bbox/AP", metrics.get("top1"))
 
 
 def thin(x: Sequence[float], y: Sequence[float], most: int = MOST_POINTS) -> tuple[list[float], list[float]]:
@@ -77,7 +82,7 @@ def _loss_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _parts_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
-    """The terms of the loss, the six largest."""
+    """The terms of the loss, the six largest; nothing where there is but one."""
     sums: Counter[str] = Counter()
     for step in steps:
         sums.update({str(name): _number(value) or 0.0 for name, value in (step.get("losses") or {}).items()})
@@ -85,7 +90,11 @@ def _parts_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
     for series, (name, _) in enumerate(sorted(sums.items(), key=lambda term: (-term[1], term[0]))[:6], start=1):
         x, y = thin(*_series([{"step": s["step"], name: (s.get("losses") or {}).get(name)} for s in steps], name))
         lines.append(Line(name.replace("_", " "), x, smooth(y), series))
-    return line_chart(lines, title="Terms of the loss, smoothed", x_label="step", y_low=0.0) if lines else Markup("")
+    return (
+        line_chart(lines, title="Terms of the loss, smoothed", x_label="step", y_low=0.0)
+        if len(lines) > 1
+        else Markup("")
+    )
 
 
 def _rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
@@ -97,7 +106,10 @@ def _rate_chart(steps: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
     lines = []
-    names = (("bbox/AP50", "AP50", 3), ("bbox/AP", "AP", 1), ("segm/AP50", "mask AP50", 5), ("segm/AP", "mask AP", 2))
+    names = (
+        ("bbox/AP50", "AP50", 3), ("bbox/AP", "AP", 1), ("segm/AP50", "mask AP50", 5), ("segm/AP", "mask AP", 2),
+        ("top5", "top-5", 3), ("top1", "top-1", 1), ("mean_class", "class mean", 2),
+    )  # fmt: skip
     for key, name, series in names:
         x, y = _series([{"step": e["step"], "y": (e.get("metrics") or {}).get(key)} for e in evals], "y")
         kept = [(a, b * 100) for a, b in zip(x, y, strict=True) if b >= 0]

@@ -10,8 +10,8 @@ from torch import nn
 from models.errors import DetectorError
 from models.zoo import cascade, dense, rcnn, ssd, yolov3
 from models.zoo.anchors import kmeans_anchors
-from models.zoo.classifier import LISTED, classifier, is_classifier
-from models.zoo.detector import ClassRows, Detector, Pretrained
+from models.zoo.classifier import LISTED, classifier
+from models.zoo.detector import ClassRows, Detector, Pretrained, is_classifier
 from models.zoo.options import DetectorOptions
 from models.zoo.table import ZooRow, rows_of
 from models.zoo.transform import ImageTransform, resized_size

@@ -26,7 +26,6 @@ from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform, Target
 
-TIMM, TORCHVISION = "timm://", "torchvision://"
 MOST = 5  # classes that are named for each picture
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 # What `annotune models` shows; every other name of timm and torchvision works as well. Top-1 is on ImageNet's
@@ -51,11 +50,6 @@ LISTED: dict[str, tuple[str, tuple[Pretrained, ...]]] = {
         (Pretrained("torchvision://SqueezeNet1_0_Weights.IMAGENET1K_V1", top1=58.1),),
     ),
 }
-
-
-def is_classifier(name: str) -> bool:
-    """Whether this is the name of a classifier, and not of a detector."""
-    return name.startswith((TIMM, TORCHVISION))
 
 
 class Classifier(nn.Module):

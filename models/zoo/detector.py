@@ -17,6 +17,14 @@ Part = Literal["backbone", "neck", "head"]
 Task = Literal["detection", "classification"]
 
 
+CLASSIFIERS = ("timm://", "torchvision://")  # what their names begin with
+
+
+def is_classifier(name: str) -> bool:
+    """Whether this is the name of a classifier, and not of a detector."""
+    return name.startswith(CLASSIFIERS)
+
+
 @dataclass(frozen=True)
 class ClassRows:
     r"""The layout of one family of class-dependent tensors along dimension 0.
