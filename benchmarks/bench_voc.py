@@ -1,9 +1,11 @@
-"""VOC to COCO against the floor (read, parse, dump) and against PaddleDetection's x2coco, in one run.
+"""VOC to COCO against the floor (read, parse, dump), PaddleDetection's x2coco and the Rust tools, in one run.
 
     python benchmarks/bench_voc.py [--files 20000] [--objects 6] [--repeats 3] [--no-peers]
 
-``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection; without it that row is left out. Seconds are CPU seconds
-of a process and its children, the least of the repeats, which take turns; ratios travel better than seconds.
+``PADDLEDETECTION_ROOT`` names a checkout of PaddleDetection, ``HOTCOCO`` and ``PANLABEL`` the programs ``coco`` (of
+hotcoco) and ``panlabel``, which are otherwise looked for beside this Python; a row whose peer is not there is left out.
+Seconds are those of a process and its children, the least of the repeats, which take turns; ratios travel better than
+seconds.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ print(spent + time.process_time() - start)
 OURS = """
 import sys, time
 from pathlib import Path
+import converters.voc  # otherwise imported by the call
 from converters import convert, write_coco
 folder, out = map(Path, sys.argv[1:])
 start = time.process_time()
@@ -137,8 +140,11 @@ def rows(folder: Path, work: Path, peers: bool) -> dict[str, tuple[bool, list[st
         "annotune-convert": (True, [*command, made]),
         "annotune-convert --jobs 2": (True, [*command, str(work / "two.json"), "--jobs", "2"]),
     }
+    if not peers:
+        return found
+    found |= rust_rows(folder, work)
     root = os.environ.get("PADDLEDETECTION_ROOT")
-    if root and peers:
+    if root:
         names, labels = work / "names.txt", work / "labels.txt"
         names.write_text("".join(f"{path.name}\n" for path in sorted(folder.iterdir())))
         labels.write_text("\n".join(LABELS))
@@ -150,6 +156,21 @@ def rows(folder: Path, work: Path, peers: bool) -> dict[str, tuple[bool, list[st
         found["PaddleDetection x2coco"] = (True, [python, "-c", PEER, script, *arguments])
         found["annotune's x2coco"] = (True, [python, "-m", "converters.x2coco", *arguments])
     return found
+
+
+def rust_rows(folder: Path, work: Path) -> dict[str, tuple[bool, list[str]]]:
+    """hotcoco and panlabel over the same files, which both want as a devkit."""
+    devkit = work / "devkit"
+    (devkit / "JPEGImages").mkdir(parents=True)
+    (devkit / "Annotations").symlink_to(folder)
+    hotcoco = ["convert", "--from", "voc", "--to", "coco", "--input", str(devkit), "--output", str(work / "hot.json")]
+    panlabel = ["convert", "-f", "voc", "-t", "coco", "-i", str(devkit), "-o", str(work / "pan.json"), "--allow-lossy"]
+    rows = {}
+    for name, program, arguments in (("hotcoco", "coco", hotcoco), ("panlabel", "panlabel", panlabel)):
+        path = Path(os.environ.get(name.upper(), Path(sys.executable).with_name(program)))
+        if path.is_file():
+            rows[f"{name} (Rust)"] = (True, [str(path), *arguments])
+    return rows
 
 
 def main() -> None:
@@ -174,11 +195,12 @@ def main() -> None:
 
 def report(figures: dict[str, list[Figures]], files: int, same: bool) -> None:
     print(f"{files} XML files, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"{'':28} {'CPU s':>7} {'wall s':>7} {'x floor':>8} {'peak MB':>8}")
-    floor = min(figure.cpu for figure in figures["floor: read, lxml, orjson"])
-    for name, rounds in figures.items():
-        cpu, wall, peak = (min(column) for column in zip(*rounds, strict=True))
-        print(f"{name:28} {cpu:7.2f} {wall:7.2f} {cpu / floor:8.2f} {f'{peak:8.0f}' if peak else '':>8}")
+    print(f"{'':28} {'CPU s':>7} {'wall s':>7} {'x floor':>8} {'x ours, CPU':>12} {'x ours, wall':>13} {'peak MB':>8}")
+    best = {name: Figures(*(min(column) for column in zip(*rounds, strict=True))) for name, rounds in figures.items()}
+    floor, ours = best["floor: read, lxml, orjson"].cpu, best["annotune-convert"]
+    for name, (cpu, wall, peak) in best.items():
+        whole = f"{cpu / ours.cpu:12.2f} {wall / ours.wall:13.2f} {peak:8.0f}" if peak else ""
+        print(f"{name:28} {cpu:7.2f} {wall:7.2f} {cpu / floor:8.2f} {whole}")
     print(f"--jobs 2 writes the same bytes: {same}")
 
 

@@ -185,7 +185,7 @@ class _Run:
     def read(
         self, selector: Any, shares: Mapping[str, float], jobs: int, progress: Callable[[int], None]
     ) -> Iterator[tuple[dict[str, Coco], ConversionLog]]:
-        """Yield what each process found, by split."""
+        """Yield what each process found, by split; this one reads the first part while the others start."""
         if jobs <= 1 or "shard" not in self.format.parameters or self.shard is not None:
             yield self.read_shard(selector, shares, self.shard, progress)
             return
@@ -193,8 +193,9 @@ class _Run:
         from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
 
         context = multiprocessing.get_context("spawn")  # a fork copies the locks of other threads as they stand
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-            futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(jobs)]
+        with ProcessPoolExecutor(jobs - 1, mp_context=context) as pool:
+            futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(1, jobs)]
+            yield self.read_shard(selector, shares, (0, jobs), progress)
             for future in futures:
                 data, log = future.result()
                 by_name = orjson.loads(data)
