@@ -43,6 +43,7 @@ class Verdict(BaseModel):
     reasons: tuple[str, ...]
     champion_ap: float | None = None  # of the champion before, on the same split; None without one
     challenger_ap: float | None = None
+    new_problems: tuple[str, ...] = ()  # what the dataset check finds more often than last time
     report: Path | None = None
 
 
@@ -99,7 +100,8 @@ def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refr
     history, champion = book.history(), book.champion()
     found = dataset(config, run)
     problems = _problems(found.checked)
-    for line in _worse(history[-1].problems, problems) if history else ():
+    worse = new_problems(history[-1].problems, problems) if history else ()
+    for line in worse:
         say(f"new since last time: {line}")
     challenger = _challenge(config, run, found, champion, book, refreeze)
     decision = _judge(challenger, rules)
@@ -110,7 +112,7 @@ def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refr
         reasons=decision.reasons,
         problems=problems,
     )
-    return _settle(book, entry, challenger, config)
+    return _settle(book, entry, challenger, config).model_copy(update={"new_problems": worse})
 
 
 def _key(config: FinetuneConfig, rules: PromotionRules, seen: Fingerprint) -> str:
@@ -124,9 +126,10 @@ def _problems(checked: Product) -> dict[str, int]:
     return {name: rule["count"] for name, rule in rules.items()}
 
 
-def _worse(before: dict[str, int], now: dict[str, int]) -> list[str]:
+def new_problems(before: dict[str, int], now: dict[str, int]) -> tuple[str, ...]:
+    """What the check finds more often than last time: findings by rule, then and now."""
     grown = {name: count - before.get(name, 0) for name, count in now.items()}
-    return [f"{more} more of {name}" for name, more in grown.items() if more > 0]
+    return tuple(f"{more} more of {name}" for name, more in grown.items() if more > 0)
 
 
 def _challenge(
@@ -210,7 +213,8 @@ def _end(book: Registry, verdict: Verdict) -> State[Verdict]:
         payload=payload,
     )
     if verdict.outcome != "unchanged":
-        rows = [f"| {key} | {value} |" for key, value in payload.items() if key != "reasons" and value is not None]
-        lines = [message, "", "| | |", "|---|---|", *rows]
+        rows = [f"| {key} | {value} |" for key, value in payload.items() if isinstance(value, str | float)]
+        problems = ["New problems in the data:", "", *(f"- {line}" for line in verdict.new_problems), ""]
+        lines = [*(problems if verdict.new_problems else ()), message, "", "| | |", "|---|---|", *rows]
         create_markdown_artifact("\n".join(lines) + "\n", key="annotune-champion")
     return Completed(name=verdict.outcome.capitalize(), message=message, data=verdict)

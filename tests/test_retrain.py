@@ -12,7 +12,7 @@ from converters.errors import DatasetError
 from flows.config import FinetuneConfig, load_config
 from flows.promotion import PromotionRules
 from flows.registry import Registry
-from flows.retrain import Verdict, retrain
+from flows.retrain import Verdict, new_problems, retrain
 from tasks.holdout import holdout, validation_names
 from tasks.store import Product, make_product
 
@@ -84,6 +84,10 @@ def test_promoted_unchanged_kept_and_promoted_again(place: Path) -> None:
     assert plan["classes"]["shared"] == ["balloon", "fish", "mushroom", "rocket"]
     assert book.rollback().number == "0001"
     assert run(place, ANY_GAIN, more)[0] == "Unchanged"  # what was rolled back does not come back by itself
+
+
+def test_what_the_check_finds_more_often_than_last_time_is_named() -> None:
+    assert new_problems({"a": 1, "b": 2, "d": 1}, {"a": 3, "b": 2, "c": 1, "d": 0}) == ("2 more of a", "1 more of c")
 
 
 def test_the_frozen_split_keeps_its_images_and_takes_corrections(tmp_path: Path) -> None:
