@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -9,7 +10,7 @@ import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.chain import Plainly, chain
-from flows.config import load_config
+from flows.config import FinetuneConfig, load_config
 from flows.prelabel import label, prelabel, uncertainty
 from flows.registry import RegistryError
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -78,3 +79,25 @@ def test_a_limit_takes_the_least_certain(place: Path, tmp_path: Path) -> None:
 def test_without_a_champion_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="no champion yet"):
         prelabel(str(tmp_path / "registry"), tmp_path, tmp_path)
+
+
+def test_what_a_person_corrected_comes_back_in_as_a_source(place: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(place / "new", tmp_path / "new")
+    label(place / "model.pt", root, root, 0.3, 0)  # beside the pictures
+    source = {"format": "labelme", "root": root, "splits": {"train": 0.5, "val": 0.5}}
+    config = FinetuneConfig.model_validate({"workspace": tmp_path / "workspace", "source": source})
+
+    def dataset() -> tuple[object, set[str]]:
+        (_, seen), (_, converted) = islice(chain(config, Plainly(config.workspace)), 2)
+        about = orjson.loads((converted.path / "about.json").read_bytes())
+        assert sum(split["images"] for split in about["splits"].values()) == 3
+        return seen, {name for split in about["splits"].values() for name in split["classes"]}
+
+    before, classes = dataset()
+    assert classes == {"balloon"}
+    corrected = root / "day/1.json"
+    corrected.write_text(corrected.read_text().replace('"balloon"', '"kite"'))
+    after, classes = dataset()
+
+    assert after != before  # what retrain asks first
+    assert classes == {"balloon", "kite"}
