@@ -278,6 +278,24 @@ def predict(
         write_coco_results(kept, results)
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run.")],
+    onnx: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Fix the input's size; else it stays free.")] = None,
+    check: Annotated[list[Path] | None, typer.Option(help="Picture to compare with PyTorch on. Repeatable.")] = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Compare what is at least so certain.")] = 0.05,
+) -> None:
+    """Write a checkpoint as ONNX, compared with PyTorch on your pictures; a file that does not agree is not kept."""
+    from models.training.export import export_onnx, parse_size
+
+    agreement = export_onnx(
+        checkpoint, onnx, size=parse_size(size) if size else None, check=check or (), min_score=min_score
+    )
+    out.print(f"wrote {onnx}", soft_wrap=True)
+    out.print(str(agreement or "not compared with PyTorch: give pictures with --check"), markup=False, soft_wrap=True)
+
+
 @weights_app.command("fetch")
 def weights_fetch(
     source: Annotated[str, typer.Argument(help="Path, https://, torchvision://, timm://, hf://, s3://, ...")],

@@ -2,6 +2,7 @@
 
 ValueError
 |-- WeightsError         this checkpoint cannot be fetched, read or loaded into this model
+|   `-- ExportError      it cannot be written as that file, or the file does not do what it does
 `-- DetectorError        no such detector, or options that it cannot have
 RuntimeError
 |-- TrainingError        the run cannot go on; what it has reached is in its folder
@@ -29,6 +30,10 @@ class WeightsError(ValueError):
 
 class DetectorError(ValueError):
     """An unknown detector name or an option that the detector cannot have."""
+
+
+class ExportError(WeightsError):
+    """A checkpoint that cannot be exported, or an export that does not agree with PyTorch."""
 
 
 class TrainingError(RuntimeError):

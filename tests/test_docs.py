@@ -14,7 +14,7 @@ from converters.cli import COMMANDS
 from converters.formats import FORMATS
 from flows.cli import app
 from flows.config import FinetuneConfig, load_config
-from models.zoo import classifier_table, zoo_table
+from models.zoo import DETECTORS, classifier_table, zoo_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,12 +77,22 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _keys(inner, f"{prefix}{name}.")
 
 
+def exports() -> Iterator[str]:
+    """Every detector; that each can be exported is seen in test_export.py."""
+    yield from ("| detector | input | outputs |", "|---|---|---|")
+    for name, detector in DETECTORS.items():
+        fixed = detector.options.get("fixed_size")
+        masks = ", masks" if detector.masks else ""
+        yield f"| `{name}` | {f'{fixed[0]} x {fixed[1]}' if fixed else 'any size'} | boxes, labels, scores{masks} |"
+
+
 TABLES: list[tuple[str, str, Callable[[], Iterator[str]]]] = [
     ("README.md", "formats", formats),
     ("README.md", "models", models),
     ("README.md", "classifiers", classifiers),
     ("README.md", "commands", commands),
     ("docs/config.md", "keys", config_keys),
+    ("docs/export.md", "exports", exports),
 ]
 
 

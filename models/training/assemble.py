@@ -52,9 +52,9 @@ def assemble(path: Path) -> Assembled:
 
 
 def _working_size(model: nn.Module) -> WorkingSize:
-    """Read the working size off the model's transform, and leave the resizing to the loading processes."""
+    """Read the working size off the model's transform, and leave the resizing and the drawing of masks to others."""
     transform: Any = model.transform
-    transform.resize_images = False
+    transform.resize_images = transform.paste_masks = False
     fixed = transform.fixed_size  # (width, height)
     size = (fixed[1], fixed[0]) if fixed else None
     return WorkingSize(transform.min_size[-1], transform.max_size, size, transform.options.crop)

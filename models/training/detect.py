@@ -103,7 +103,7 @@ def in_original_pixels(
     """Boxes (N, 4) and masks (N, H, W) bool in the pixels of the original picture.
 
     Args:
-        found: the model's boxes, and perhaps masks (N, 1, h, w) as probabilities.
+        found: the model's boxes, and perhaps masks (N, 1, M, M) as probabilities within them.
         working: (height, width) the model saw.
         original: (height, width) of the picture.
     """
@@ -116,13 +116,10 @@ def in_original_pixels(
     boxes[:, 1::2] = boxes[:, 1::2].clamp(0, original[0])
     if "masks" not in found:
         return boxes, None
-    masks = found["masks"]
-    if masks.shape[-2:] == working:
-        if working != original:
-            masks = torch.nn.functional.interpolate(masks, size=original, mode="bilinear", align_corners=False)
-    else:
-        masks = paste_masks_in_image(masks, boxes, original)
-    return boxes, masks[:, 0] > 0.5
+    masks = torch.empty(len(boxes), *original, dtype=torch.bool)
+    for mask, box, place in zip(found["masks"], boxes, masks, strict=True):  # a float picture of one at a time
+        torch.gt(paste_masks_in_image(mask[None], box[None], original)[0, 0], 0.5, out=place)
+    return boxes, masks
 
 
 def label_results(found: Found, table: CocoTable, category_of: Sequence[int]) -> list[Result]:

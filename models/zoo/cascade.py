@@ -24,8 +24,8 @@ from models.zoo.backbones import CHANNELS, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import FASTER_RCNN, OPTIONS, RECIPE, anchor_generator, assemble, proposal_network
-from models.zoo.roi_heads import Detections, Features, RoIHeads, Sizes, add_masks, mask_loss
-from models.zoo.transform import Target
+from models.zoo.roi_heads import Detections, Features, RoIHeads, add_masks, mask_loss
+from models.zoo.transform import Sizes, Target
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,12 @@ class AlignedRoIPool(nn.Module):
         rois = torch.cat((image, boxes), dim=1)
         root = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1).sqrt()
         level = torch.floor(torch.log2(root / 56 + 1e-6)).clamp(0, len(levels) - 1)
-        shape = (len(boxes), levels[0].shape[1], self.output_size, self.output_size)
-        pooled = levels[0].new_zeros(shape)
-        for index, feature in enumerate(levels):
-            which = torch.where(level == index)[0]
-            scale = 1 / 2 ** (index + 2)
-            aligned = roi_align(feature, rois[which].to(feature), self.output_size, scale, aligned=True)
-            pooled[which] = aligned.to(pooled.dtype)
-        return pooled
+        chosen = [torch.where(level == index)[0] for index in range(len(levels))]
+        pooled = [
+            roi_align(feature, rois[which].to(feature), self.output_size, 1 / 2 ** (index + 2), aligned=True)
+            for index, (feature, which) in enumerate(zip(levels, chosen, strict=True))
+        ]
+        return torch.cat(pooled)[torch.cat(chosen).argsort()]  # level by level, then in the order of the regions
 
 
 class BoxPredictor(nn.Module):
@@ -201,7 +199,7 @@ class CascadeHeads(RoIHeads):
     def refine(self, stage: int, deltas: Tensor, regions: list[Tensor], image_shapes: Sizes) -> list[Tensor]:
         """The regions after a stage's deltas ``(all K, 4)``, within their images."""
         boxes = self.box_coders[stage].decode_single(deltas, torch.cat(regions))
-        split = torch.split(boxes, [len(region) for region in regions])
+        split = torch.split(boxes, [region.shape[0] for region in regions])
         return [clip_boxes_to_image(own, shape) for own, shape in zip(split, image_shapes, strict=True)]
 
     def stage_mask_loss(

@@ -18,7 +18,7 @@ from models.zoo.backbones import RESNET_STAGES, finish, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD, PARTS, RECIPE
-from models.zoo.roi_heads import Sizes
+from models.zoo.transform import Sizes
 
 Outputs = dict[str, list[Tensor]]  # by name, one tensor (B, places, ...) per level
 

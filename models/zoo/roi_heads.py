@@ -11,9 +11,8 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRegionProposalNetwork
 
 from models.zoo.masks import project
-from models.zoo.transform import Target
+from models.zoo.transform import Sizes, Target
 
-Sizes = list[tuple[int, int]]  # (height, width) of each image in the batch, without the padding
 Features = dict[str, Tensor]
 Detections = list[dict[str, Tensor]]
 
@@ -143,8 +142,9 @@ def add_masks(result: Detections, masks: Tensor) -> None:
         masks: of every class, (all N, classes, M, M) in 0..1.
     """
     labels = torch.cat([one["labels"] for one in result])
-    own = masks[torch.arange(len(labels), device=labels.device), labels][:, None]
-    for one, mask in zip(result, torch.split(own, [len(one["labels"]) for one in result]), strict=True):
+    own = masks[torch.arange(labels.shape[0], device=labels.device), labels][:, None]
+    # shape[0], not len(): an exported graph must not remember how many there were
+    for one, mask in zip(result, torch.split(own, [one["labels"].shape[0] for one in result]), strict=True):
         one["masks"] = mask
 
 

@@ -16,6 +16,7 @@ from models.zoo.masks import InstanceMasks
 from models.zoo.options import DetectorOptions
 
 Target = dict[str, Any]
+Sizes = list[tuple[int, int]]  # (height, width) of each image in the batch, without the padding
 
 
 def resized_size(options: DetectorOptions, height: int, width: int) -> tuple[int, int]:
@@ -39,10 +40,12 @@ class ImageTransform(GeneralizedRCNNTransform):
 
     A uint8 image (0..255) is normalised straight into its place in the batch, in one pass on its device. Set
     ``resize_images = False`` where the images already have their size (:func:`resized_size`): boxes and masks are then
-    those of the image as given, in training and in prediction.
+    those of the image as given, in training and in prediction. Set ``paste_masks = False`` to have masks as the
+    detector gives them, ``(N, 1, M, M)`` within their boxes, instead of pictures of the whole image.
     """
 
     resize_images: bool = True
+    paste_masks: bool = True
 
     def __init__(self, options: DetectorOptions, *, size_divisible: int = 32) -> None:
         """Take sizes and normalisation from resolved options; ``size_divisible`` pads the batch."""
@@ -88,6 +91,17 @@ class ImageTransform(GeneralizedRCNNTransform):
         height, width = resized_size(self.options, *image.shape[1:])
         resized = functional.interpolate(self.normalize(image)[None], (height, width), mode="bilinear")[0]
         return resized, target and resized_target(target, width / image.shape[2], height / image.shape[1])
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: Sizes, original_image_sizes: Sizes
+    ) -> list[dict[str, Tensor]]:
+        """Detections in pixels of the images as given."""
+        apart = [] if self.paste_masks else [one.pop("masks", None) for one in result]
+        pasted: list[dict[str, Tensor]] = super().postprocess(result, image_shapes, original_image_sizes)
+        for one, masks in zip(pasted, apart, strict=False):
+            if masks is not None:
+                one["masks"] = masks
+        return pasted
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         """Pad images of ``(3, H, W)`` with zeros to one ``(B, 3, H, W)``; uint8 is normalised on the way."""

@@ -216,7 +216,7 @@ class YOLOv3(nn.Module):
         likely = objectness >= OBJECTNESS
         boxes, objectness, classes = boxes[likely], objectness[likely], classes[likely]
         place, label = torch.where(classes > self.options.score_threshold)
-        certainty, order = classes[place, label].sort(descending=True, stable=True)
+        certainty, order = classes[place, label].sort(descending=True)
         certainty, order = certainty[:CANDIDATES], order[:CANDIDATES]
         boxes, label, scores = boxes[place[order]], label[order], certainty * objectness[place[order]]
         keep = batched_nms(boxes, scores, label, self.options.nms)[: self.options.detections_per_image]
