@@ -54,9 +54,10 @@ def chain(
     yield "check", refuse_errors(checked)
     weights = run(fetch, config.weights.source, config.weights.sha256) if config.weights else None
     yield "fetch", weights
-    adapted = run(adapt, weights, config.weights, config.detector, classes_of(checked), config.train.seed)
-    yield "adapt", adapted
     train_json, val_json = checked.file("train.json"), checked.file("val.json")
+    boxes = train_json if config.detector.anchors == "auto" else None
+    adapted = run(adapt, weights, config.weights, config.detector, classes_of(checked), config.train.seed, boxes)
+    yield "adapt", adapted
     trained = run(
         train, adapted.file("init.pt"), train_json, val_json, images, choose_freeze(config.train, adapted, checked)
     )

@@ -8,6 +8,8 @@ import orjson
 import torch
 
 from models.checkpoint import CheckpointMeta, save_checkpoint
+from models.training.anchors import choose_anchors
+from models.training.coco import read_coco
 from models.weights.apply import apply_plan
 from models.weights.containers import read_checkpoint
 from models.weights.plan import LoadPlan
@@ -27,8 +29,11 @@ def adapt(
     detector: DetectorOptions,
     classes: tuple[str, ...],
     seed: int,
+    train: FileRef | None = None,
 ) -> None:
     """Write ``init.pt``, which loads strictly, and ``plan.json``; without weights the model is as ``seed`` makes it.
+
+    ``train`` is there only where the anchors are to fit its boxes.
 
     Raises:
         WeightsError: the checkpoint cannot be read, or too little of it fits.
@@ -37,16 +42,18 @@ def adapt(
     entry = get_detector(detector.name)
     torch.manual_seed(seed)
     options = resolve_options(detector, source.source if source else None, pretrained=weights is not None)
+    checkpoint = read_checkpoint(weights.path) if weights else None
+    options, why = choose_anchors(options, detector.anchors, checkpoint, train and read_coco(train.path, classes))
     model = build_detector(options, num_classes=len(classes) + 1)
     state = model.state_dict()
-    if weights is None:
-        (folder / "summary.md").write_text("no pretrained weights: every tensor starts at its initial values\n")
+    if checkpoint is None:
+        summary = "no pretrained weights: every tensor starts at its initial values\n"
     else:
-        checkpoint = read_checkpoint(weights.path)
         plan = plan_load(model, entry, classes, checkpoint, source)
         state = apply_plan(plan, state, checkpoint)
         (folder / "plan.json").write_bytes(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2))
-        (folder / "summary.md").write_text(_summary(plan))
+        summary = _summary(plan)
+    (folder / "summary.md").write_text(summary + (f"\nanchors: {why}\n" if why else ""))
     meta = CheckpointMeta(entry.name, classes, options.model_dump(mode="json"), {"weights": weights and weights.sha256})
     save_checkpoint(folder / "init.pt", state, meta)
 

@@ -235,3 +235,28 @@ def test_patience_ends_a_run_that_no_longer_gains(tmp_path: Path) -> None:
 
     assert (summary.steps, summary.best_step) == (3, 1)
     assert summary.notes == ("stopped early at step 3 of 9: no gain in 2 evaluations",)
+
+
+def test_single_images_are_refused_where_a_live_norm_sees_one_pixel(tmp_path: Path) -> None:
+    single = SHORT.model_copy(update={"batch_size": 1, "accumulate": 4})
+    data = draw_set(tmp_path / "train", 4)
+
+    with pytest.raises(ValueError, match=r"train.batch_size 1: ssdlite320_mobilenet_v3_large .* train.batch_size=2"):
+        finetune(initial(tmp_path / "init.pt"), data, None, single, tmp_path / "run")
+
+    assert not list((tmp_path / "run").glob("*.pt"))
+    frozen = initial(tmp_path / "frozen.pt", norm="frozen")
+    assert finetune(frozen, data, None, single, tmp_path / "other").steps == 2
+
+
+def test_a_rest_of_one_image_joins_the_pass_before_it() -> None:
+    assert loop.forward_passes(5, 2, 2) == [(0, 2), (2, 5)]
+    assert loop.forward_passes(5, 2, 1) == [(0, 2), (2, 4), (4, 5)]
+    assert loop.forward_passes(4, 2, 2) == [(0, 2), (2, 4)]
+    assert loop.forward_passes(1, 2, 2) == [(0, 1)]
+
+
+def test_an_epoch_of_five_images_in_steps_of_two_has_no_step_of_one(tmp_path: Path) -> None:
+    data = draw_set(tmp_path / "train", 5)
+    options = TrainOptions(epochs=1, batch_size=2, threads=1)
+    assert finetune(initial(tmp_path / "init.pt"), data, None, options, tmp_path / "run").steps == 3

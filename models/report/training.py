@@ -132,6 +132,8 @@ def _facts(
     if device := start.get("device"):
         count = int(_number(start.get("processes")) or 1)
         facts.append(("Device", str(device) if count == 1 else f"{count} of {device}"))
+    if (recall := _number(start.get("best_possible_recall"))) is not None:
+        facts.append(("Best possible recall of the anchors", f"{recall:.1%} of the training boxes"))
     starts = sum(event.get("event") == "start" for event in history)
     if starts > 1:
         facts.append(("Resumed", f"{starts - 1} time{'s' if starts > 2 else ''}"))

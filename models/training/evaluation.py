@@ -8,6 +8,7 @@ from typing import Any
 
 from models.errors import TrainingError
 from models.training import accuracy
+from models.training.anchors import anchor_recall
 from models.training.assemble import Assembled, assemble, pick_device
 from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import PlainImages
@@ -29,7 +30,7 @@ from models.training.scores import (
     precision_recall,
     summary,
 )
-from models.zoo import Detector
+from models.zoo import Detector, DetectorOptions
 
 
 def evaluate(
@@ -72,6 +73,8 @@ def evaluate(
         metrics = accuracy.measure(truth, results)
     else:
         metrics = measure(truth, results, masks=assembled.detector.masks, options=options)
+    recall = anchor_recall(table, DetectorOptions(**assembled.meta.options))
+    metrics |= {} if recall is None else {"best_possible_recall": recall}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "detections.json", results)
     write_json(folder / "metrics.json", metrics)

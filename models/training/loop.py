@@ -134,13 +134,24 @@ def forward_backward(run: Run, batch: Batch) -> dict[str, float]:
         seed_everything(run.options.seed, "step", run.step, run.process.rank)
 
 
+def forward_passes(images: int, most: int, least: int) -> list[tuple[int, int]]:
+    """Cut a step's images into forward passes, (start, stop) each.
+
+    A rest of fewer than ``least`` joins the pass before it, which then has more than ``most``.
+    """
+    starts = list(range(0, images, most))
+    if len(starts) > 1 and images - starts[-1] < least:
+        del starts[-1]
+    return list(zip(starts, [*starts[1:], images], strict=True))
+
+
 def _forward_backward(run: Run, batch: Batch) -> dict[str, float]:
     device = run.process.device
     sums: dict[str, Tensor] = {}
-    for start in range(0, len(batch), run.micro_batch):
-        images, targets = batch.part(start, start + run.micro_batch, device)
-        last = start + run.micro_batch >= len(batch)
-        alone = run.process.world == 1 or last
+    parts = forward_passes(len(batch), run.micro_batch, least_images(run))
+    for start, stop in parts:
+        images, targets = batch.part(start, stop, device)
+        alone = run.process.world == 1 or stop == len(batch)
         with nullcontext() if alone else cast("DistributedDataParallel", run.forward).no_sync():
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast(run.options, device)):
                 losses = run.forward(images, targets)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from models.training.assemble import Assembled
 from models.training.coco import CocoTable, load_coco
 from models.training.evaluation import has_outlines
@@ -47,3 +52,25 @@ def require_metric(options: TrainOptions, assembled: Assembled, val: DetectionDa
         raise ValueError(f"best_by {options.best_by}: {assembled.meta.detector} predicts no masks. Use bbox/AP")
     if not has_outlines(load_coco(val.coco)):
         raise ValueError(f"best_by {options.best_by}: {val.coco} has objects without segmentation. Use bbox/AP")
+
+
+def require_batch(options: TrainOptions, assembled: Assembled) -> None:
+    """Refuse single images where a live batch norm sees a map of one pixel (SSDlite's last): they have no variance."""
+    model = assembled.model
+    live = any(isinstance(module, _BatchNorm) for module in model.modules())
+    if options.batch_size > 1 or not live or assembled.detector.task != "detection":
+        return
+    probe = deepcopy(model).cpu().train()  # its statistics are spoiled by what it sees
+    image = torch.zeros(3, *assembled.size.of(480, 640), dtype=torch.uint8)
+    target = {"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.int64), "masks": torch.empty(0, 1, 1)}
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            probe([image], [target])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"train.batch_size 1: {assembled.meta.detector} has live batch norms over maps of one pixel, which have no "
+            "variance over one image. Use train.batch_size=2 or more (with train.accumulate for larger steps), or "
+            "detector.norm=frozen with pretrained weights"
+        ) from None

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
+from models.training.anchors import anchor_recall
 from models.training.assemble import Assembled, assemble
 from models.training.coco import load_coco
 from models.training.compiling import compile_backbone
@@ -31,11 +32,12 @@ from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
 from models.training.process import Process
-from models.training.requirements import require_fitting, require_metric, require_objects
+from models.training.requirements import require_batch, require_fitting, require_metric, require_objects
 from models.training.sampling import StepSampler, aspect_groups
 from models.training.scores import complete_truth
 from models.training.transforms import Augment
 from models.weights.freeze import apply_freeze
+from models.zoo import DetectorOptions
 
 
 @dataclass
@@ -192,6 +194,7 @@ def prepare(
     frozen = apply_freeze(model, detector, options.freeze)
     optimizer = make_optimizer(model, detector, options)
     require_metric(options, assembled, val)
+    require_batch(options, assembled)
     validation = PlainImages(table_of(val, assembled), val.images, assembled.size) if val else None
     per_step = options.batch_size * options.accumulate * process.world
     plan = make_plan(options, detector, math.ceil(len(table) / per_step), process.world)
@@ -381,6 +384,7 @@ def described(run: Run) -> dict[str, Any]:
         "images": len(table),
         "objects": len(table.labels),
         "left_out": table.left_out,
+        "best_possible_recall": anchor_recall(table, DetectorOptions(**meta.options)),
         "device": str(run.process.device),
         "processes": run.process.world,
         "bfloat16": autocast(run.options, run.process.device),

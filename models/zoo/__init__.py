@@ -68,11 +68,18 @@ def resolve_options(options: DetectorOptions, source: str | None = None, *, pret
 
     Raises:
         DetectorError: no such detector, or a value for an option that it does not have.
+
+    Words for ``anchors`` mean the detector's own here: what a checkpoint or a dataset says about them is chosen by
+    :func:`models.training.anchors.choose_anchors`.
     """
     detector = get_detector(options.name)
     given = {key: value for key, value in options if value is not None and key != "name"}
     if given["norm"] == "auto":
         del given["norm"]
+    if isinstance(word := given.get("anchors"), str):
+        if word != "default" and not detector.pairs:
+            raise DetectorError(f"{options.name}: anchors {word!r} is for YOLOv3 alone; give sizes for each level")
+        del given["anchors"]
     foreign = sorted(set(given) - set(detector.options))
     if foreign:
         raise DetectorError(f"{options.name} has no option {foreign[0]!r}. It has {', '.join(detector.options)}")

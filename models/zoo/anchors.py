@@ -20,8 +20,7 @@ def kmeans_anchors(
         seed: of the first choice; the same seed gives the same anchors.
 
     Returns:
-        The anchors (width, height), small to large by area, and the best possible recall: the share of boxes whose
-        best anchor, put on the same centre, has an IoU of 0.5 or more.
+        The anchors (width, height), small to large by area, and their best possible recall.
 
     Raises:
         ValueError: fewer boxes of different sizes than anchors.
@@ -39,9 +38,20 @@ def kmeans_anchors(
         if np.allclose(moved, anchors):
             break
         anchors = moved
-    anchors = anchors[np.argsort(anchors.prod(1), kind="stable")]
-    recall = float((size_iou(sizes, anchors).max(1) >= 0.5).mean())
-    return tuple((round(float(w), 1), round(float(h), 1)) for w, h in anchors), recall
+    anchors = anchors[np.argsort(anchors.prod(1), kind="stable")].round(1)
+    return tuple((float(w), float(h)) for w, h in anchors), best_possible_recall(sizes, anchors)
+
+
+def best_possible_recall(boxes_wh: np.ndarray[Any, np.dtype[Any]], anchors: Any) -> float:
+    """The share of boxes ``(N, 2)`` whose best anchor, put on the same centre, has an IoU of 0.5 or more; 1 of none.
+
+    Args:
+        boxes_wh: width and height, in pixels of the resized images.
+        anchors: (K, 2) width and height.
+    """
+    sizes = np.asarray(boxes_wh, np.float64).reshape(-1, 2)
+    fits = size_iou(sizes, np.asarray(anchors, np.float64)).max(1) >= 0.5
+    return float(fits.mean()) if len(fits) else 1.0
 
 
 def size_iou(sizes: Array, anchors: Array) -> Array:

@@ -83,7 +83,7 @@ def _common(options: DetectorOptions) -> dict[str, Any]:
 
 
 def _anchors(options: DetectorOptions) -> AnchorGenerator:
-    assert options.anchors is not None, "options are resolved first"
+    assert isinstance(options.anchors, tuple), "options are resolved first"
     return AnchorGenerator(options.anchors, (options.aspect_ratios,) * len(options.anchors))
 
 

@@ -92,6 +92,11 @@ class Detector:
     options: Mapping[str, Any] = field(default_factory=dict)
     task: Task = "detection"
 
+    @property
+    def pairs(self) -> bool:
+        """Whether its anchors are (width, height) pairs, as YOLOv3's are: shapes that a dataset can be asked for."""
+        return bool(sizes := self.options.get("anchors")) and all(len(anchor) == 2 for anchor in sizes)
+
     def part_of(self, key: str) -> Part:
         """The part a state-dict key belongs to."""
         return next((part for pattern, part in self.parts if re.match(pattern, key)), "head")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Triple = tuple[float, float, float]
 Pixels = Annotated[int, Field(ge=1)]
+Side = Annotated[float, Field(gt=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -52,10 +53,11 @@ class DetectorOptions(BaseModel):
         description="Epsilon of frozen batch norm. None: what the checkpoint was trained with (0 for torchvision's "
         "first COCO weights, else 1e-5).",
     )
-    anchors: tuple[tuple[Annotated[float, Field(gt=0.0)], ...], ...] | None = Field(
+    anchors: Literal["auto", "checkpoint", "default"] | tuple[tuple[Side, ...], ...] | None = Field(
         default=None,
         description="Anchor sizes in pixels, one tuple per feature level (R-CNN, RetinaNet), or (width, height) pairs "
-        "from small to large, three per level (YOLOv3).",
+        "from small to large, three per level (YOLOv3). YOLOv3 also takes checkpoint (those of the pretrained "
+        "checkpoint) and auto (those, or by k-means on the training boxes where the default ones fit badly).",
     )
     aspect_ratios: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
         default=None, description="Anchor height / width, the same on every level."

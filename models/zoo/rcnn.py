@@ -93,7 +93,7 @@ def proposal_network(
 
 def anchor_generator(options: DetectorOptions, kind: type[AnchorGenerator] = AnchorGenerator) -> AnchorGenerator:
     """Anchors of the sizes that the options list for each level, all in the same shapes."""
-    assert options.anchors is not None, "options are resolved first"
+    assert isinstance(options.anchors, tuple), "options are resolved first"
     return kind(options.anchors, (options.aspect_ratios,) * len(options.anchors))
 
 

@@ -158,7 +158,7 @@ class YOLOv3(nn.Module):
             DetectorError: the anchors are no pairs, or do not divide among three maps.
         """
         super().__init__()
-        assert options.anchors is not None, "options are resolved first"
+        assert isinstance(options.anchors, tuple), "options are resolved first"
         if len(options.anchors) % 3 or any(len(anchor) != 2 for anchor in options.anchors):
             raise DetectorError(f"{options.name}: anchors are (width, height) pairs, as many for each of the 3 maps")
         self.options = options
