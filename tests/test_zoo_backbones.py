@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
+from test_zoo_models import trained
 from torch import nn
 from torchvision.models import mobilenet_v3_large, resnet50, vgg16
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection import ssdlite as torchvision_ssdlite
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
 
-from models.errors import DetectorError
-from models.zoo import DetectorOptions, build_detector, resolve_options
+from models.errors import DetectorError, WeightsError
+from models.weights.freeze import apply_freeze
+from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
 from models.zoo.backbones import freeze_norm
 
 
@@ -73,6 +76,64 @@ def test_a_timm_backbone_trains_and_detects(name: str, backbone: str) -> None:
     assert 0 < len(frozen(model.backbone.body)) < len(list(model.backbone.body.parameters())) / 2
     with torch.inference_mode():
         assert model.eval()([torch.rand(3, 64, 96)])[0]["boxes"].shape[1] == 4
+
+
+FAMILIES = (
+    "resnet50d",
+    "convnext_atto",
+    "efficientnet_lite0",
+    "mobilenetv3_small_100",
+    "regnety_002",
+    "swin_tiny_patch4_window7_224",
+    "dla34",
+    "densenet121",
+    "cspdarknet53",
+)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_every_parameter_of_a_timm_backbone_is_in_one_stage_and_freezes_with_it(backbone: str) -> None:
+    options = DetectorOptions(name="fcos_resnet50_fpn", backbone=f"timm://{backbone}")
+    detector = DETECTORS[options.name]
+    with torch.device("meta"):
+        model = build_detector(options, 3)
+    body = {key for key, _ in model.named_parameters() if key.startswith("backbone.body.")}
+    stages = [{key for key in body if re.match(stage, key)} for stage in model.backbone.stages()]
+
+    assert len(stages) == 5
+    assert all(stages), [len(stage) for stage in stages]
+    assert sum(map(len, stages)) == len(body) == len(set.union(*stages))
+    apply_freeze(model, detector, "stem")
+    assert frozen(model) == stages[0]
+    for count in range(1, 5):
+        apply_freeze(model, detector, f"stages:{count}")
+        assert frozen(model) == set.union(*stages[: count + 1])
+    with pytest.raises(WeightsError, match="a stem and 4 stages"):
+        apply_freeze(model, detector, "stages:5")
+
+
+def test_from_scratch_all_of_a_timm_backbone_trains() -> None:
+    options = DetectorOptions(name="fcos_resnet50_fpn", backbone="timm://resnet50d")
+    with torch.device("meta"):
+        assert not frozen(build_detector(resolve_options(options, pretrained=False), 3))
+        body = {key.split(".")[2] for key in frozen(build_detector(resolve_options(options), 3))}
+    assert body == {"conv1", "bn1", "layer1"} - {"bn1"}  # as with ResNet-50: frozen norms have no parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn",
+        "cascade_rcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+        "fcos_resnet50_fpn",
+    ],
+)
+def test_resnet50d_learns_under_every_head(name: str) -> None:
+    _, losses = trained(name, 30, objects=2, backbone="timm://resnet50d")
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
 
 
 def test_frozen_norms_of_timm_keep_their_activation_and_epsilon() -> None:

@@ -67,9 +67,11 @@ class TimmPyramid(nn.Module):
         return pyramid
 
     def stages(self) -> tuple[str, ...]:
-        """Regular expressions for the keys of each of the four stages, the stem with the first."""
+        """Regular expressions for the keys of the stem and of each of the four stages, as ResNet's are told apart."""
         ends = self.body.feature_info.module_name()  # type: ignore[union-attr, operator]
-        found = parameters_by_stage(self.body, ends)
+        first, *rest = parameters_by_stage(self.body, ends)
+        within = [key for key in first if key.replace(".", "_").startswith(ends[0].replace(".", "_") + "_")]
+        found = ([key for key in first if key not in within], within, *rest)
         return tuple(rf"backbone\.body\.({'|'.join(map(re.escape, keys))})$" for keys in found)
 
 
@@ -182,7 +184,7 @@ def freeze_norm(module: nn.Module, eps: float) -> None:
 
 def freeze_stages(model: nn.Module, stages: Sequence[str], trainable: int) -> None:
     """Stop the gradients of all backbone stages but the last ``trainable`` ones (0: none of them trains)."""
-    frozen = stages[: len(stages) - trainable]
+    frozen = stages[: max(0, len(stages) - trainable)]
     for name, parameter in model.named_parameters():
         if any(re.match(stage, name) for stage in frozen):
             parameter.requires_grad_(False)

@@ -95,7 +95,8 @@ class Detector:
     @property
     def pairs(self) -> bool:
         """Whether its anchors are (width, height) pairs, as YOLOv3's are: shapes that a dataset can be asked for."""
-        return bool(sizes := self.options.get("anchors")) and all(len(anchor) == 2 for anchor in sizes)
+        anchors = self.options.get("anchors") or ()
+        return bool(anchors) and all(len(anchor) == 2 for anchor in anchors)
 
     def part_of(self, key: str) -> Part:
         """The part a state-dict key belongs to."""
