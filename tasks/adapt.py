@@ -43,7 +43,8 @@ def adapt(
     torch.manual_seed(seed)
     options = resolve_options(detector, source.source if source else None, pretrained=weights is not None)
     checkpoint = read_checkpoint(weights.path) if weights else None
-    options, why = choose_anchors(options, detector.anchors, checkpoint, train and read_coco(train.path, classes))
+    table = read_coco(train.path, classes) if train else None
+    options, why = choose_anchors(options, detector.anchors, checkpoint, table)
     model = build_detector(options, num_classes=len(classes) + 1)
     state = model.state_dict()
     if checkpoint is None:
