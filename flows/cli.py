@@ -252,14 +252,17 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run; it knows its detector and classes.")],
     images: Annotated[Path, typer.Argument(help="A picture, or a folder of them.")],
     pictures: Annotated[Path | None, typer.Option("--out", help="Folder for pictures with what was found.")] = None,
-    results: Annotated[Path | None, typer.Option("--json", help="File for COCO results.")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--json", help="File for COCO results, or a classifier's five best answers.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="File for one row a finding or answer.")] = None,
     labelme: Annotated[Path | None, typer.Option(help="Folder for labelme files, to be corrected there.")] = None,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is less certain.")] = 0.5,
 ) -> None:
-    """Find objects in pictures with a checkpoint alone."""
+    """Find objects in pictures, or say what they show, with a checkpoint alone."""
     from models.training import predict as find
     from models.training.options import PredictOptions
-    from models.training.writers import write_coco_results, write_labelme, write_pictures
+    from models.training.writers import write_answers, write_coco_results, write_csv, write_labelme, write_pictures
 
     root = images if images.is_dir() else images.parent
     found = find(checkpoint, images, options=PredictOptions(min_score=min_score))
@@ -270,12 +273,23 @@ def predict(
     kept = []
     for prediction in found:
         kept.append(prediction)
-        names = Counter(prediction.names)
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(names.items()))
-        said = counts or f"nothing at {min_score:g} or above"
-        out.print(f"{prediction.path}: {said}", markup=False, soft_wrap=True)
-    if results:
+        out.print(f"{prediction.path}: {_found(prediction, min_score)}", markup=False, soft_wrap=True)
+    if table:
+        write_csv(kept, table, root)
+    if results and kept and kept[0].whole:
+        write_answers(kept, results, root)
+    elif results:
         write_coco_results(kept, results)
+
+
+def _found(prediction: Any, min_score: float) -> str:
+    """A prediction in a few words."""
+    if prediction.whole:
+        answers = zip(prediction.names[:3], prediction.scores.tolist(), strict=False)
+        return ", ".join(f"{name} {score:.2f}" for name, score in answers)
+    counts = Counter(prediction.names)
+    said = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    return said or f"nothing at {min_score:g} or above"
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import Task, flow
@@ -84,14 +85,13 @@ def uncertainty(scores: Iterable[float]) -> float:
 
 def _certain(found: Prediction, min_score: float) -> Prediction:
     kept = found.scores >= min_score
-    return Prediction(
-        found.path,
-        found.size,
-        found.boxes[kept],
-        found.labels[kept],
-        found.scores[kept],
-        tuple(name for name, keep in zip(found.names, kept.tolist(), strict=True) if keep),
-        None if found.masks is None else found.masks[kept],
+    return replace(
+        found,
+        boxes=found.boxes[kept],
+        labels=found.labels[kept],
+        scores=found.scores[kept],
+        names=tuple(name for name, keep in zip(found.names, kept.tolist(), strict=True) if keep),
+        masks=None if found.masks is None else found.masks[kept],
     )
 
 

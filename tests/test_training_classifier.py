@@ -13,8 +13,9 @@ import torch
 from helpers_training import CLASSES, assert_same_weights, draw_set, initial, run_until_killed
 from PIL import Image
 
+from flows.cli import predict as typer_predict
 from models.errors import TrainingStopped
-from models.training import DetectionData, EvaluateOptions, TrainOptions, evaluate, finetune
+from models.training import DetectionData, EvaluateOptions, PredictOptions, TrainOptions, evaluate, finetune, predict
 from models.training.accuracy import OTHER, measure
 from models.training.coco import read_coco
 from models.training.dataset import PlainImages, TrainingImages, read_table_image
@@ -200,3 +201,33 @@ def test_what_only_a_classifier_has_is_refused_for_a_detector(tmp_path: Path) ->
     ):
         with pytest.raises(ValueError, match=says):
             finetune(init, data, data, OPTIONS.model_copy(update=changes), tmp_path / says)
+
+
+def test_it_answers_about_the_pictures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init = start(tmp_path / "best.pt")
+    for name in ("one/a.png", "two/a.PNG"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (50, 40), (200, 30, 30)).save(tmp_path / "photos" / name)
+    files = {name: tmp_path / "out" / name for name in ("found.json", "found.csv", "pictures")}
+    files["pictures"].mkdir(parents=True)
+
+    found = list(predict(init, tmp_path / "photos", options=PredictOptions(min_score=0.99, workers=0)))
+    typer_predict(
+        init, tmp_path / "photos", pictures=files["pictures"], results=files["found.json"], table=files["found.csv"]
+    )
+
+    assert [sorted(one.names) for one in found] == [["disc", "square"]] * 2
+    answers = json.loads(files["found.json"].read_text())
+    assert [row["file_name"] for row in answers] == ["one/a.png", "two/a.PNG"]
+    assert [answer["category"] for answer in answers[0]["answers"]] == list(found[0].names)
+    assert sum(answer["score"] for answer in answers[0]["answers"]) == pytest.approx(1.0, abs=1e-5)
+    lines = files["found.csv"].read_text().splitlines()
+    assert lines[0] == "picture,rank,class,score,x,y,width,height"
+    assert lines[1].startswith(f"one/a.png,1,{found[0].names[0]},")
+    assert lines[1].endswith(",0,0,50,40")
+    assert len(lines) == 5
+    with Image.open(files["pictures"] / "two/a.jpg") as picture:
+        assert picture.height > 40  # the answers stand below
+    assert f"one/a.png: {found[0].names[0]} 0." in capsys.readouterr().out
+    with pytest.raises(ValueError, match="a classifier finds none"):
+        typer_predict(init, tmp_path / "photos", labelme=tmp_path / "labels")

@@ -203,7 +203,9 @@ class PredictOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_score: float = Field(default=0.5, ge=0, le=1, description="Detections below it are left out.")
+    min_score: float = Field(
+        default=0.5, ge=0, le=1, description="Detections below it are left out; a classifier's answers never are."
+    )
     batch_size: PositiveInt = Field(default=4, description="Images per forward pass.")
     workers: int | None = Field(default=None, ge=0, description="Loading processes. None: by CPU count and device.")
     device: str = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")

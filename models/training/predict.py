@@ -1,4 +1,4 @@
-"""Find objects in pictures with one of our checkpoints, and hand them on: as pictures, COCO results, labelme files."""
+"""Say what is in pictures with one of our checkpoints: objects and where they are, or what the whole picture shows."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Prediction:
         scores: (N,) 0..1.
         names: N category names.
         masks: (N, H, W) bool, or None where the detector has no masks.
+        whole: a classifier's, whose five most probable answers are about the whole picture.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Prediction:
     scores: Tensor
     names: tuple[str, ...]
     masks: Tensor | None = None
+    whole: bool = False
 
 
 def predict(
@@ -67,11 +69,12 @@ def predict(
         options.batch_size,
         loading_processes(options.workers, device),
     )
-    for found in find(assembled.model.to(device), batches, device, options.min_score):
+    whole = assembled.detector.task == "classification"
+    for found in find(assembled.model.to(device), batches, device, 0.0 if whole else options.min_score):
         names = tuple(assembled.meta.classes[label - 1] for label in found.labels.tolist())
         height, width = found.size
         yield Prediction(
-            paths[found.index], (width, height), found.boxes, found.labels, found.scores, names, found.masks
+            paths[found.index], (width, height), found.boxes, found.labels, found.scores, names, found.masks, whole
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+import csv
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from models.training.detect import run_lengths
-from models.training.files import write_json, write_readable_json
+from models.training.files import write_bytes, write_json, write_readable_json
 from models.training.predict import Prediction
 from models.training.randomness import mix
 
@@ -78,8 +80,57 @@ def write_coco_results(predictions: Iterable[Prediction], path: Path, image_ids:
     write_json(path, results)
 
 
+def write_answers(predictions: Iterable[Prediction], path: Path, root: Path | None = None) -> None:
+    """Write a classifier's answers as JSON: for each picture its most probable classes, best first.
+
+    Args:
+        predictions: from :func:`models.training.predict`.
+        path: the JSON file.
+        root: the folder the pictures lie in; they are named as seen from there.
+    """
+    rows = [
+        {
+            "file_name": _name(prediction.path, root),
+            "answers": [
+                {"category_id": label, "category": name, "score": round(score, 6)}
+                for label, name, score in zip(
+                    prediction.labels.tolist(), prediction.names, prediction.scores.tolist(), strict=True
+                )
+            ],
+        }
+        for prediction in predictions
+    ]
+    write_json(path, rows)
+
+
+def write_csv(predictions: Iterable[Prediction], path: Path, root: Path | None = None) -> None:
+    """Write a row for each finding or answer: picture, rank in it, class, score, and its box in pixels.
+
+    Args:
+        predictions: from :func:`models.training.predict`.
+        path: the CSV file.
+        root: the folder the pictures lie in; they are named as seen from there.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("picture", "rank", "class", "score", "x", "y", "width", "height"))
+    for prediction in predictions:
+        picture = _name(prediction.path, root)
+        boxes, scores = prediction.boxes.double().tolist(), prediction.scores.tolist()
+        for rank, ((x0, y0, x1, y1), name, score) in enumerate(zip(boxes, prediction.names, scores, strict=True), 1):
+            sides = (f"{value:g}" for value in (round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)))
+            writer.writerow((picture, rank, name, f"{score:.6f}", *sides))
+    write_bytes(path, text.getvalue().encode())
+
+
 def labelme_file(prediction: Prediction, path: Path) -> dict[str, Any]:
-    """The content of a labelme file (its version 5 format) that will stand at ``path``."""
+    """The content of a labelme file (its version 5 format) that will stand at ``path``.
+
+    Raises:
+        ValueError: a classifier's prediction, which has no objects to correct.
+    """
+    if prediction.whole:
+        raise ValueError("labelme files hold objects, and a classifier finds none. Write its answers as JSON or CSV")
     width, height = prediction.size
     return {
         "version": "5.5.0",
@@ -171,6 +222,8 @@ def drawn(prediction: Prediction) -> Image.Image:
         canvas = picture.convert("RGB")
     font = ImageFont.load_default(max(11, min(canvas.size) // 40))
     line = max(1, min(canvas.size) // 250)
+    if prediction.whole:
+        return _captioned(canvas, prediction, font)
     for index in reversed(range(len(prediction.boxes))):
         colour = colour_of(prediction.names[index])
         if prediction.masks is not None:
@@ -187,6 +240,22 @@ def drawn(prediction: Prediction) -> Image.Image:
     return canvas
 
 
+def _captioned(canvas: Image.Image, prediction: Prediction, font: Any) -> Image.Image:
+    """The picture with a classifier's answers below it, each with a bar as long as it is probable."""
+    row = round(1.6 * font.size)
+    answers = list(zip(prediction.names, prediction.scores.tolist(), strict=True))
+    paper = Image.new("RGB", (max(canvas.width, 12 * font.size), canvas.height + row * len(answers)), "white")
+    paper.paste(canvas)
+    pen = ImageDraw.Draw(paper)
+    for place, (name, score) in enumerate(answers):
+        top = canvas.height + row * place
+        red, green, blue = (255 - (255 - value) // 3 for value in colour_of(name))
+        pen.rectangle((0, top + 1, round(score * paper.width), top + row - 1), fill=(red, green, blue))
+        pen.text((4, top + row // 8), name, fill="black", font=font)
+        pen.text((paper.width - 4, top + row // 8), f"{score:.2f}", fill="black", font=font, anchor="ra")
+    return paper
+
+
 def colour_of(name: str) -> tuple[int, int, int]:
     """A strong colour that a category keeps in every picture and on every run."""
     red, green, blue = colorsys.hls_to_rgb(mix("colour", name) % 360 / 360, 0.42, 0.85)
@@ -199,6 +268,11 @@ def _place(picture: Path, folder: Path, root: Path | None, suffix: str) -> Path:
     path = (folder / inner).with_suffix(suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _name(picture: Path, root: Path | None) -> str:
+    """A picture as seen from ``root``; its file name elsewhere."""
+    return picture.relative_to(root).as_posix() if root is not None and picture.is_relative_to(root) else picture.name
 
 
 def _relative(path: Path, start: Path) -> str:
