@@ -217,6 +217,7 @@ def _write(coco: Coco, file: BinaryIO, chunk: int = 20_000) -> None:
             continue
         file.write(b"[")
         for start in range(0, len(value), chunk):
-            file.write((b",\n" if start else b"") + orjson.dumps(value[start : start + chunk])[1:-1])
+            file.write(b",\n" if start else b"")
+            file.write(memoryview(orjson.dumps(value[start : start + chunk]))[1:-1])
         file.write(b"]")
     file.write(b"}\n")

@@ -35,6 +35,17 @@ def read_file(path: str, most: int = MAX_BYTES) -> bytes:
         raise AnnotationError(path, f"cannot be read: {error.strerror}") from error
 
 
+def check_name(name: str, path: str) -> None:
+    """Raise AnnotationError, for the annotation file ``path``, where an image's name cannot be written as UTF-8."""
+    if name.isascii():
+        return
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = path.encode("utf-8", "replace").decode()
+        raise AnnotationError(shown, "the image's name is not UTF-8", "Rename the file") from error
+
+
 def walk_files(folder: str, wanted: Callable[[str], bool], *, folders: bool = False) -> list[str]:
     """Return the sorted paths of the wanted files under a folder; linked folders are not entered, so loops end.
 

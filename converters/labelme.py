@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from converters.errors import AnnotationError, DatasetError
+from converters.files import check_name
 from converters.geometry import polygon_area, segmentation_area, segmentation_box
 from converters.json_files import read_json
 from converters.labelme_images import embedded_image, write_image
@@ -170,7 +171,7 @@ class _Reader:
         said = said if isinstance(said, str) else ""
         found = self.finder.find(path, said)
         name = found if found is not None else self._name(data, said, path)
-        _check_name(name, path)
+        check_name(name, path)
         stem = posixpath.basename(said.replace("\\", "/")).rpartition(".")[0]
         if stem and found is not None and stem != posixpath.basename(found).rpartition(".")[0]:
             self.log.note("imagePath names another image than the one beside the file, which was taken", path)
@@ -192,7 +193,7 @@ class _Reader:
         image = embedded_image(path, data["imageData"])
         assert image is not None
         target = self.rules.extract_images / name_without_image(relative, said, image.suffix)
-        _check_name(str(target), path)
+        check_name(str(target), path)
         write_image(image, target, path)
         self.log.note("image written out of the JSON", path)
         return Path(os.path.relpath(target, self.images)).as_posix()
@@ -360,11 +361,3 @@ def _attributes(shape: dict[str, Any]) -> dict[str, Any]:
     return {
         key: shape[key] for key in ("flags", "description") if shape.get(key) and isinstance(shape[key], dict | str)
     }
-
-
-def _check_name(name: str, path: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        shown = path.encode("utf-8", "replace").decode()
-        raise AnnotationError(shown, "the image's name is not UTF-8", "Rename the file") from error

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 
 from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
-from converters.files import read_file
+from converters.files import check_name, read_file
 from converters.pictures import IMAGE_SUFFIXES, picture_size, record_without_objects
 from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import take_shard
@@ -172,8 +172,7 @@ class _Reader:
         if image is None:
             image = self._name_without_image(path, voc.filename)
             self.log.note("image not found: its name is that of the XML file", path)
-        if not image.isascii():
-            _check_utf8(image, path)
+        check_name(image, path)
         return image, found
 
     def _name_without_image(self, path: str, filename: str) -> str:
@@ -270,11 +269,3 @@ class _Reader:
 def _edges(corners: Box, devkit: bool) -> Box:
     left, top, right, bottom = corners
     return (left - 1, top - 1, right, bottom) if devkit else corners
-
-
-def _check_utf8(name: str, path: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        file = path.encode("utf-8", "replace").decode()
-        raise AnnotationError(file, "the image's name is not UTF-8", "Rename the file") from error
