@@ -1,9 +1,10 @@
 """Training steps and the input path: Annotune's against the style of torchvision's reference, in turns in one process.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_training.py [--detector NAME] [--batch 4] [--steps 8]
+    OMP_NUM_THREADS=2 python benchmarks/bench_training.py [--detector NAME ...] [--batch 4] [--steps 8]
 
 The reference: Pillow decodes, pictures travel as float tensors, the model resizes and normalises them, the loss is read
-every step. Ours: uint8 up to the model. Same pictures, weights, batch, optimizer and augmentation (a mirror).
+every step. Ours: uint8 up to the model. Same pictures, weights, batch, optimizer and augmentation (a mirror). The
+seconds are of the process's own CPU time, which other programs on the machine lengthen least.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ from models.training.dataset import TrainingImages, collate
 from models.training.transforms import Augment, WorkingSize
 from models.zoo import DetectorOptions, build_detector, resolve_options
 from models.zoo.transform import resized_size
+
+DETECTORS = (
+    "ssdlite320_mobilenet_v3_large",
+    "yolov3_mobilenet_v3",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "ssd300_vgg16",
+)
 
 
 def draw(folder: Path, count: int, width: int, height: int) -> CocoTable:
@@ -79,13 +87,13 @@ def step(
 
 
 def in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, after one round to warm up."""
+    """Median CPU seconds of each way, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             way(turn)
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 
@@ -94,14 +102,9 @@ def said(what: str, seconds: dict[str, float], images: int) -> None:
     print(f"{what}: ours {ours:.2f} images/s, reference {theirs:.2f}, ratio {ours / theirs:.2f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", default="ssdlite320_mobilenet_v3_large")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), metavar=("WIDTH", "HEIGHT"))
-    given = parser.parse_args()
-    options = resolve_options(DetectorOptions(name=given.detector))
+def compare(detector: str, given: argparse.Namespace) -> None:
+    """Print the ratios of one detector."""
+    options = resolve_options(DetectorOptions(name=detector))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         table = draw(folder, given.batch * 4, *given.size)
@@ -126,22 +129,28 @@ def main() -> None:
             pairs = [reference_picture(table, folder, i) for i in indices(turn)]
             return [image for image, _ in pairs], [target for _, target in pairs]
 
-        def resized_reference(turn: int) -> None:
-            models["reference"].transform(*load_reference(turn))
-
-        def resized_ours(turn: int) -> None:
-            models["ours"].transform(*load_ours(turn))
-
-        print(
-            f"{given.detector}, {given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}, batch {given.batch}"
-        )
-        paths = {"ours": resized_ours, "reference": resized_reference}
+        print(f"{detector}, {given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}, batch {given.batch}")
+        paths = {
+            "ours": lambda turn: models["ours"].transform(*load_ours(turn)),
+            "reference": lambda turn: models["reference"].transform(*load_reference(turn)),
+        }
         said("input path, file to normalised batch", in_turns(paths, given.steps * 2), given.batch)
         steps = {
             "ours": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn)),
             "reference": lambda turn: step(models["reference"], optimizers["reference"], *load_reference(turn)),
         }
         said("training, loading included", in_turns(steps, given.steps), given.batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", nargs="+", default=DETECTORS, metavar="NAME")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), metavar=("WIDTH", "HEIGHT"))
+    given = parser.parse_args()
+    for detector in given.detector:
+        compare(detector, given)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from flows.config import FinetuneConfig
 from flows.scenes import FAMILIES, draw_scenes
 
 PAGE = Path(__file__).parents[1] / "docs/real-data.md"
-MARK = "<!-- table -->"
+TABLE = re.compile(r"(<!-- table -->\n.*?\n\|-[^\n]*)\n.*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT = 192, 144
 SHORT = {"optimizer": "adamw", "weight_decay": 0.01, "batch_size": 4, "warmup_steps": 10, "threads": 1, "workers": 0}
 RESIZED = {"min_size": HEIGHT, "max_size": WIDTH, "backbone": "timm://mobilenetv3_large_100"}
@@ -58,15 +58,15 @@ ROWS = (
 )
 
 
-def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: int, weights: Path | None) -> Path:
-    """One run of the chain; returns the checkpoint's folder beside ``score.json``."""
+def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: int, weights: str = "") -> dict[str, Any]:
+    """One run of the chain, or what it came to if it is done: AP50 of boxes and masks, and where the checkpoint is."""
     config = FinetuneConfig.model_validate(
         {
             "name": name,
             "workspace": workspace,
             "source": source,
             "detector": {"name": row.name, "norm": "batch", **row.small},
-            "weights": {"source": str(weights)} if weights else None,
+            "weights": {"source": weights} if weights else None,
             # Evaluated once, at the end: nothing is chosen by the photos that the figures come from.
             "train": SHORT
             | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate}
@@ -79,8 +79,6 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
         results[stage] = result
         if stage == "evaluate":  # the page is not needed here
             break
-    folder = workspace / "table" / name
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads((results["evaluate"].path / "metrics.json").read_text())
     plan = results["adapt"].path / "plan.json"
     score = {
@@ -89,51 +87,42 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
         "covered": json.loads(plan.read_text())["coverage"]["elements"] if plan.is_file() else None,
         "checkpoint": str(results["train"].path / "best.pt"),
     }
-    (folder / "score.json").write_text(json.dumps(score))
-    return folder
-
-
-def scored(row: Row, name: str, *args: Any) -> dict[str, Any]:
-    """The score of a run, which is made where it is not there yet, with the CPU time it took the first time."""
-    started, before = time.time(), sum(os.times()[:4])
-    folder = run(row, name, *args)
-    score: dict[str, Any] = json.loads((folder / "score.json").read_text())
-    cost = folder / "cost.json"
-    if not cost.is_file():
-        cost.write_text(json.dumps({"cpu": sum(os.times()[:4]) - before, "wall": time.time() - started}))
-    score["cpu"] = json.loads(cost.read_text())["cpu"]
-    print(f"{name}: AP50 {score['box']:.3f}, mask {score['mask']}, {score['cpu']:.0f} s CPU", flush=True)
+    print(name, score, flush=True)
     return score
+
+
+def line(row: Row, scratch: dict[str, Any], tuned: dict[str, Any]) -> str:
+    """A row of the page."""
+    masks = " | ".join("-" if score["mask"] is None else f"{score['mask']:.3f}" for score in (scratch, tuned))
+    start = next(other.title for other in ROWS if other.name == (row.teacher or row.name)).partition(",")[0]
+    boxes = f"{scratch['box']:.3f} | {tuned['box']:.3f}"
+    return f"| {row.title} | {row.epochs} | {boxes} | {masks} | {start}, {tuned['covered']:.0%} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workspace", type=Path)
-    parser.add_argument("--detectors", nargs="*", default=[row.name for row in ROWS])
+    parser.add_argument(
+        "--detectors", nargs="*", default=[row.name for row in ROWS], help="these alone, without the page"
+    )
     given = parser.parse_args()
     if "ANNOTUNE_DATA" not in os.environ:
         sys.exit("ANNOTUNE_DATA is not set: the folder that holds triple_tony607_fruits/labelme")
     photos = Path(os.environ["ANNOTUNE_DATA"]) / "triple_tony607_fruits/labelme"
     fruits = {"format": "labelme", "root": photos, "splits": {"train": 0.67, "val": 0.33}}
-    root = draw_scenes(
-        given.workspace / "scenes",
-        classes=FAMILIES["shore"] + FAMILIES["dream"],
-        train=180,
-        val=20,
-        seed=3,
-        size=(WIDTH, HEIGHT),
-    )
-    scenes = {"format": "voc", "root": root, "splits": {"train": "train", "val": "val"}}
-    rows = []
-    for row in ROWS:
-        if row.name not in given.detectors:
-            continue
+    classes = FAMILIES["shore"] + FAMILIES["dream"]
+    drawn = draw_scenes(given.workspace / "scenes", classes=classes, train=180, val=20, seed=3, size=(WIDTH, HEIGHT))
+    scenes = {"format": "voc", "root": drawn, "splits": {"train": "train", "val": "val"}}
+    lines = []
+    for row in [row for row in ROWS if row.name in given.detectors]:
         teacher = next(other for other in ROWS if other.name == (row.teacher or row.name))
-        scratch = scored(row, f"{row.name}-scratch", given.workspace, fruits, row.epochs, None)
-        taught = scored(teacher, f"{teacher.name}-scenes", given.workspace, scenes, teacher.scene_epochs, None)
-        tuned = scored(row, f"{row.name}-tuned", given.workspace, fruits, row.epochs, Path(taught["checkpoint"]))
-        rows.append((row, scratch, taught, tuned))
-    print(json.dumps([[row.title, a, b, c] for row, a, b, c in rows], indent=1))
+        scratch = run(row, f"{row.name}-scratch", given.workspace, fruits, row.epochs)
+        taught = run(teacher, f"{teacher.name}-scenes", given.workspace, scenes, teacher.scene_epochs)
+        tuned = run(row, f"{row.name}-tuned", given.workspace, fruits, row.epochs, taught["checkpoint"])
+        lines.append(line(row, scratch, tuned))
+    print("\n".join(lines))
+    if len(lines) == len(ROWS):
+        PAGE.write_text(TABLE.sub(lambda found: "\n".join([found[1], *lines, "", found[2]]), PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
+import torch
 from helpers_weights import write_chainer, write_mmdetection, write_paddle_1x
 from PIL import Image
 from test_cityscapes import write_frame
@@ -19,9 +21,10 @@ from flows.config import FinetuneConfig, load_config
 from flows.scenes import FAMILIES, draw_scenes
 from models.training.optimizer import Plan, make_plan, rate_at
 from models.weights.classes import VOC
+from models.weights.freeze import param_groups
 from models.weights.plan import LoadPlan
 from models.weights.preview import plan_for
-from models.zoo import get_detector, resolve_options
+from models.zoo import build_detector, get_detector, resolve_options
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FIFTY = tuple(f"class_{number}" for number in range(50))
@@ -77,6 +80,23 @@ def test_chainercvs_rate_and_decay() -> None:
     assert config.train.decay(get_detector(config.detector.name)) == 5e-4
     shares = (0.66, 0.68, 0.84)
     assert [rate_at(round(plan.steps * share), plan, config.train) for share in shares] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_paddleclas_rates_by_stage() -> None:
+    """ResNet50_vd_ssld_finetune.yaml: 0.00375 at batch 32, lr_mult_list [0.2, 0.2, 0.4, 0.4, 0.6]."""
+    config = recipe("paddleclas-flowers102")
+    detector = get_detector(config.detector.name)
+    with torch.device("meta"):
+        model = build_detector(config.detector, 103)
+    groups = param_groups(model, detector, 0.00375, config.train.decay(detector), config.train.lr_multipliers)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+
+    expected = {"conv1.0": 0.2, "layer1": 0.2, "layer2": 0.4, "layer3": 0.4, "layer4": 0.6, "fc": 1.0}
+    for name, parameter in model.named_parameters():
+        factor = next((factor for start, factor in expected.items() if name.startswith(start)), 0.2)
+        assert rates[id(parameter)] == pytest.approx(0.00375 * factor), name
+    assert (config.train.epochs, config.train.batch_size, config.train.schedule) == (20, 32, "cosine")
+    assert config.train.decay(detector) == 1e-6
 
 
 # -- what is loaded of their checkpoints ---------------------------------------------------------------------------
@@ -168,7 +188,23 @@ def cityscapes(root: Path) -> Path:
     return root
 
 
+def flowers(root: Path) -> Path:
+    """dataset/flowers102: pictures in jpg, and lists of a path and a number (generate_flowers102_list.py)."""
+    draw = np.random.default_rng(0)
+    (root / "jpg").mkdir(parents=True)
+    for split, count in (("train", 12), ("val", 6)):
+        lines = []
+        for number in range(count):
+            name = f"jpg/{split}_{number:05d}.jpg"
+            low = 40 + 60 * (number % 3)
+            Image.fromarray(draw.integers(low, low + 40, (48, 40, 3), dtype=np.uint8)).save(root / name)
+            lines.append(f"{name} {number % 3}\n")
+        (root / f"{split}_list.txt").write_text("".join(lines))
+    return root
+
+
 SMALL = ("detector.min_size=64", "detector.max_size=96", "detector.rois_per_image=32")
+NET = ("detector.fixed_size=[32, 32]",)
 SHORT = ("epochs=1", "batch_size=4", "warmup_steps=1", "threads=1", "workers=0", "eval_every=1")
 PADDLE = "paddledetection-0.4/faster_rcnn_r50_fpn"
 
@@ -180,6 +216,7 @@ PADDLE = "paddledetection-0.4/faster_rcnn_r50_fpn"
         ("paddledetection-coco", coco, (write_paddle_1x, "published.tar", PADDLE), SMALL),
         ("paddledetection-voc", paddle_voc, (write_paddle_1x, "published.tar", PADDLE), SMALL),
         ("chainercv-ssd300", voc, (write_chainer, "published.npz", "chainercv/ssd300"), ()),
+        ("paddleclas-flowers102", flowers, (write_paddle_1x, "published.tar", "paddleclas-static/resnet50_vd"), NET),
         ("mmdetection-cityscapes", cityscapes, (write_mmdetection, "a.pth", "mmdetection/mask_rcnn_r50_fpn"), SMALL),
     ],
 )
@@ -199,10 +236,14 @@ def test_the_recipe_runs_to_its_end(
     results = dict(chain(config, Plainly(config.workspace)))
 
     plan = LoadPlan.from_json(orjson.loads((results["adapt"].path / "plan.json").read_bytes()))
-    assert plan.classes.model == (EIGHT if name == "mmdetection-cityscapes" else FAMILIES["dream"])
-    assert plan.coverage.backbone == plan.coverage.neck == 1.0
-    assert len(plan.classes.shared) == (7 if plan.classes.model == EIGHT else 0)  # all but the rider
+    assert plan.coverage.backbone == 1.0
     metrics = orjson.loads((results["evaluate"].path / "metrics.json").read_bytes())
+    if name == "paddleclas-flowers102":
+        assert 0 <= metrics["accuracy"]["top1"] <= 1
+        return
+    assert plan.coverage.neck == 1.0
+    assert plan.classes.model == (EIGHT if name == "mmdetection-cityscapes" else FAMILIES["dream"])
+    assert len(plan.classes.shared) == (7 if plan.classes.model == EIGHT else 0)  # all but the rider
     assert 0 <= metrics["bbox"]["AP"] <= 1
     assert ("segm" in metrics) == (name == "mmdetection-cityscapes")
     assert "<html" in (results["report"].path / "report.html").read_text().lower()
