@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_training import initial
 from PIL import Image
 from test_zoo_models import CHEAP, NAMES, scene, tiny, trained
 
@@ -114,6 +115,15 @@ def test_the_size_may_be_fixed(quick: Path, tmp_path: Path) -> None:
     assert [side.dim_value for side in image.type.tensor_type.shape.dim] == [3, 64, 96]
     told = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert json.loads(told["annotune.input_size"]) == {"height": 64, "width": 96, "keep_aspect_ratio": False}
+
+
+def test_a_classifier_answers_in_onnx_as_in_pytorch(tmp_path: Path, pictures: list[Path]) -> None:
+    init = initial(tmp_path / "best.pt", "timm://test_resnet", fixed_size=(64, 48))
+    agreement = export_onnx(init, tmp_path / "m.onnx", check=pictures)
+
+    assert agreement is not None
+    assert agreement.close, agreement
+    assert agreement.detections == 2 * len(pictures)
 
 
 @pytest.mark.parametrize("text", ["640", "640x", "axb", "0x64", "-64x64", "64x64x3"])

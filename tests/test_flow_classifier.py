@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from itertools import islice
 from pathlib import Path
@@ -100,6 +101,22 @@ def test_a_single_class_has_nothing_to_tell_apart_and_an_empty_one_is_left_out(t
 
     with pytest.raises(ValueError, match="needs two classes to tell apart, here is 1"):
         until(config, "adapt")
+
+
+def test_the_check_finds_a_picture_in_two_classes_and_in_two_splits(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        draw_folders(tmp_path / "pictures" / split, ("a", "b"), 3)
+    (tmp_path / "pictures/train/b/again.PNG").write_bytes((tmp_path / "pictures/train/a/0.PNG").read_bytes())
+    (tmp_path / "pictures/val/b/known.PNG").write_bytes((tmp_path / "pictures/train/b/1.PNG").read_bytes())
+    source = {"format": "imagefolder", "root": "pictures", "splits": {"train": "train", "val": "val"}}
+    config, _ = load_config(recipe(tmp_path, source=source))
+
+    with pytest.raises(ValueError, match="leak-bytes"):
+        until(config, "check")
+
+    found = json.loads(next((config.workspace / "store").glob("check-*/problems.json")).read_bytes())
+    assert found["rules"]["leak-bytes"]["count"] == 1
+    assert found["rules"]["duplicate-labels"]["count"] == 1
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from models.training.transforms import WorkingSize
 OPSET = 18
 BOX, SCORE, MASK = 0.1, 1e-3, 0.02  # what may differ: pixels, and shares of 1
 
+BOXES = "xyxy, pixels of the input"
 Outputs = dict[str, Tensor]
 
 
@@ -131,7 +132,8 @@ class OneImage(nn.Module):
     def __init__(self, assembled: Assembled) -> None:
         super().__init__()
         self.model = assembled.model
-        self.outputs = ("boxes", "labels", "scores", *(("masks",) if assembled.detector.masks else ()))
+        boxes = ("boxes",) if assembled.detector.task == "detection" else ()
+        self.outputs = (*boxes, "labels", "scores", *(("masks",) if assembled.detector.masks else ()))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Outputs by position for ``(3, H, W)`` uint8 of the working size."""
@@ -155,7 +157,7 @@ def _working_size(assembled: Assembled, size: tuple[int, int] | None) -> Working
         raise ExportError(f"size {size}: {assembled.meta.detector} was trained at {own.fixed}", "Leave --size out")
     if any(side % 32 for side in size) and own.fixed is None:
         raise ExportError(f"size {size}: both sides must be multiples of 32")
-    return WorkingSize(own.min_size, own.max_size, size)
+    return WorkingSize(own.min_size, own.max_size, size, own.crop)
 
 
 def _write(model: OneImage, working: WorkingSize, assembled: Assembled, path: Path) -> None:
@@ -188,7 +190,7 @@ def metadata(working: WorkingSize, assembled: Assembled) -> dict[str, str]:
     """What a program that runs the file needs to know; values are JSON where they are no plain words."""
     options = assembled.meta.options
     size = (
-        {"height": working.fixed[0], "width": working.fixed[1], "keep_aspect_ratio": False}
+        {"height": working.fixed[0], "width": working.fixed[1], "keep_aspect_ratio": bool(working.crop)}
         if working.fixed
         else {"shorter_side": working.min_size, "longest_side": working.max_size, "keep_aspect_ratio": True}
     )
@@ -201,7 +203,7 @@ def metadata(working: WorkingSize, assembled: Assembled) -> dict[str, str]:
         "annotune.normalisation": json.dumps(
             {"mean": list(options["image_mean"]), "std": list(options["image_std"]), "of": "0..1", "within_graph": True}
         ),
-        "annotune.boxes": "xyxy, pixels of the input",
+        **({"annotune.centre_crop": json.dumps(working.crop)} if working.crop else {"annotune.boxes": BOXES}),
         **({"annotune.masks": "0..1 within each box, inside from 0.5"} if assembled.detector.masks else {}),
     }
 
@@ -249,7 +251,9 @@ def _pairs(
     """For each of our detections its partner, or None where there is none of its label within 10 pixels."""
     for here in np.flatnonzero(ours["scores"] >= min_score).tolist():
         same = np.flatnonzero(theirs["labels"] == ours["labels"][here])
-        apart = np.abs(theirs["boxes"][same] - ours["boxes"][here]).max(-1) if len(same) else np.empty(0)
+        apart = np.zeros(len(same))  # a classifier's answers have no place
+        if len(same) and "boxes" in ours:
+            apart = np.abs(theirs["boxes"][same] - ours["boxes"][here]).max(-1)
         near = int(apart.argmin()) if len(apart) else 0
         yield here, int(same[near]) if len(apart) and apart[near] <= 10 else None
 
