@@ -4,6 +4,7 @@ import os
 import select
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,11 +23,10 @@ def free_port() -> int:
 
 def wait_until(done: Callable[[], object], seconds: float = 400, every: float = 0.1) -> None:
     """Block until ``done()``."""
-    for _ in range(int(seconds / every)):
-        if done():
-            return
+    until = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, f"not within {seconds:g} seconds"
         Event().wait(every)
-    raise AssertionError(f"not within {seconds:g} seconds")
 
 
 def wait_for_steps(workspace: Path, runs: Callable[[], bool]) -> Path:

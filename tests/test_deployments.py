@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from converters.formats import FORMATS
 from flows.config import FinetuneConfig, load_config
-from flows.serve import environment, prefect, serving
+from flows.serve import ServeError, environment, prefect, serving
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = ROOT / "deployments"
@@ -128,7 +128,21 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
         xml.write_text(re.sub("<name>[a-z]+", "<name>rocket", xml.read_text()))
         after = run("retrain/retrain", retraining)
         assert after["state_name"] in {"Promoted", "Kept"}
-        assert "AP" in after["state"]["message"]
+        assert re.search(r"AP 0\.\d+ -> 0\.\d+, margin 0", after["state"]["message"])
+        told = {"filter": {"event": {"prefix": ["annotune.champion."]}}}
+        events = [
+            row["event"] for row in httpx.post(f"{api}/events/filter", json=told).raise_for_status().json()["events"]
+        ]
+        assert {"annotune.champion.promoted", "annotune.champion.unchanged"} <= {*events}
+        assert f"annotune.champion.{after['state_name'].lower()}" in events
+
+        xml.write_text("<annotation>")
+        with pytest.raises(ServeError, match="deployment run"):
+            run("convert/convert", parameters)
+        failed = runs_of(api, "convert")[-1]
+        assert xml.name in failed["state"]["message"]
+        logged = {"logs": {"flow_run_id": {"any_": [failed["id"]]}, "level": {"ge_": 40}}}
+        assert any(xml.name in row["message"] for row in httpx.post(f"{api}/logs/filter", json=logged).json())
 
         queue = httpx.get(f"{api}/work_pools/local/queues/gpu").json()
         assert queue["concurrency_limit"] == 1
