@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 from models.report.findings import findings
 from models.report.loading import loading_figures
 from models.report.matching import match_images, operation
+from models.report.pictures import picture
 from models.report.results import confusion, error_kinds
+from models.report.shapes import mask_path
 from models.report.svg import Line, line_chart, ticks
 from models.report.training import thin, training_figures
 
@@ -136,3 +143,53 @@ def test_thinning_keeps_the_mean() -> None:
     assert len(x) == 100
     assert set(y) == {1.0}
     assert sum(x) / 100 == 499.5
+
+
+SQUARE = [[10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]]
+
+
+def runs(*, compressed: bool) -> dict[str, Any]:
+    """The square as run lengths of a picture of 40 x 50 pixels."""
+    made = coco_mask.frPyObjects(SQUARE, 40, 50)[0]
+    if compressed:
+        return {"size": [40, 50], "counts": made["counts"].decode()}
+    flat = np.zeros((40, 50), np.uint8)
+    flat[10:30, 10:30] = 1
+    edges = np.flatnonzero(np.diff(flat.ravel(order="F"), prepend=0)).tolist()
+    return {"size": [40, 50], "counts": np.diff([0, *edges, 2000]).tolist()}
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, runs(compressed=True), runs(compressed=False)])
+def test_a_mask_is_drawn_from_polygons_and_from_run_lengths(segmentation: Any) -> None:
+    path = mask_path(segmentation, 40, 50)
+    points = {tuple(map(float, point.split(","))) for point in re.findall(r"[\d.]+,[\d.]+", path)}
+    assert points == {(10, 10), (30, 10), (30, 30), (10, 30)}
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None, [], [[1, 2]], [["<b>", 1, 2, 3]], [[1, 2, 3]], {"size": [10**9, 10**9], "counts": "x"},
+        {"size": [40, 50]}, {"counts": [2000]}, [{"a": 1}], 7,
+    ],
+)  # fmt: skip
+def test_what_is_no_mask_draws_nothing(segmentation: Any) -> None:
+    assert mask_path(segmentation, 40, 50) == ""
+
+
+def test_both_sides_show_their_masks(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    row = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]}
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{**row, "id": 1, "segmentation": SQUARE}],
+    }
+    (matched,) = match_images(coco, [{**row, "score": 0.9, "segmentation": runs(compressed=True)}])
+
+    both = picture(matched, tmp_path, 0.5, "p")
+
+    assert both is not None
+    for side in (both.truth, both.found):
+        assert side.count('<path class="mask" d="M') == 1
+        assert 'transform="scale(9.60000)"' in side

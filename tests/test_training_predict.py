@@ -14,9 +14,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 
+from models.outlines import outlines
 from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
 from models.training.journal import read_lines
-from models.training.writers import outlines, write_coco_results, write_labelme, write_pictures
+from models.training.writers import write_coco_results, write_labelme, write_pictures
 
 
 def test_predictions_come_in_order_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_outlines_fill_back_to_the_mask(tmp_path: Path) -> None:
     mask[30:38, 2:9] = draw.random((8, 7)) > 0.2
     mask[33:35, 4:6] = True
 
-    rings = outlines(torch.from_numpy(mask))
+    rings = outlines(mask)
 
     filled = np.zeros_like(mask)
     for ring in rings:

@@ -24,6 +24,7 @@ class Truth:
     box: tuple[float, float, float, float]
     crowd: bool
     found: float | None
+    segmentation: Any = None  # as COCO has it
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Found:
     box: tuple[float, float, float, float]
     score: float
     right: bool | None
+    segmentation: Any = None
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,12 @@ def _match(
         if best is not None and close[row, best] >= 0.5:
             by[best], right = score, True
         in_crowd = not right and bool((close[row] * crowd >= 0.5).any())
-        found.append(Found(_name(names, detection), _box(detection), score, None if in_crowd else right))
-    placed = [Truth(_name(names, t), _box(t), bool(t.get("iscrowd")), by.get(i)) for i, t in enumerate(truths)]
+        judged = None if in_crowd else right
+        found.append(Found(_name(names, detection), _box(detection), score, judged, detection.get("segmentation")))
+    placed = [
+        Truth(_name(names, truth), _box(truth), bool(truth.get("iscrowd")), by.get(index), truth.get("segmentation"))
+        for index, truth in enumerate(truths)
+    ]
     return Matched(image, placed, found)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from models.report.matching import Matched
+from models.report.matching import Found, Matched, Truth
+from models.report.shapes import mask_path
 
 LONGEST_SIDE = 640  # pixels of an embedded picture
 THUMBNAIL = 224  # pixels of one that shows a mistake
@@ -43,6 +44,7 @@ class Mark:
     box: tuple[float, float, float, float]
     label: str
     state: str
+    mask: str = ""  # SVG path in pixels of the picture
 
 
 def choose(matched: Sequence[Matched], score: float, count: int) -> tuple[list[Matched], list[Matched]]:
@@ -72,13 +74,9 @@ def picture(matched: Matched, images: Path, score: float, identity: str) -> Pict
     uri, (width, height) = read
     scale = CANVAS / width
     size = (CANVAS, height * scale)
-    truths = [
-        Mark(t.box, t.name, "crowd" if t.crowd else "missed" if t.found is None or t.found < score else "right")
-        for t in matched.truths
-    ]
+    truths = [Mark(t.box, t.name, _state(t, score), mask_path(t.segmentation, height, width)) for t in matched.truths]
     kept = [f for f in matched.found if f.score >= score]
-    states = {True: "right", False: "wrong", None: "crowd"}
-    found = [Mark(f.box, f"{_clipped(f.name, MOST_LETTERS - 5)} {f.score:.2f}", states[f.right]) for f in kept]
+    found = [_found(f, height, width) for f in kept]
     image = Markup('<image id="{}" href="{}" width="{:g}" height="{:.1f}" preserveAspectRatio="none"/>')
     again = Markup('<use href="#{}"/>').format(identity)
     return Picture(
@@ -120,6 +118,18 @@ def mistakes(metrics: Mapping[str, Any], images: Path, most: int = 12) -> list[M
     return found
 
 
+def _found(found: Found, height: int, width: int) -> Mark:
+    state = {True: "right", False: "wrong", None: "crowd"}[found.right]
+    label = f"{_clipped(found.name, MOST_LETTERS - 5)} {found.score:.2f}"
+    return Mark(found.box, label, state, mask_path(found.segmentation, height, width))
+
+
+def _state(truth: Truth, score: float) -> str:
+    if truth.crowd:
+        return "crowd"
+    return "missed" if truth.found is None or truth.found < score else "right"
+
+
 def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, float], scale: float) -> Markup:
     listed = ", ".join(f"{mark.label} ({mark.state})" for mark in marks[:MOST_BOXES]) or "nothing"
     head = Markup('<svg viewBox="0 0 {:g} {:.1f}" role="img" aria-label="{}: {}">').format(*size, said, listed)
@@ -129,10 +139,12 @@ def _panel(said: str, image: Markup, marks: Sequence[Mark], size: tuple[float, f
 
 
 def _outline(mark: Mark, scale: float) -> Markup:
-    """A box with a dark halo, so that it shows on any picture."""
+    """A mask, and a box with a dark halo, so that it shows on any picture."""
     x, y, width, height = (value * scale for value in mark.box)
     place = Markup('x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(x, y, max(width, 1), max(height, 1))
-    return Markup('<g class="mark {0}"><rect class="halo" {1}/><rect class="box" {1}/></g>').format(mark.state, place)
+    mask = Markup('<path class="mask" d="{}" transform="scale({:.5f})"/>').format(mark.mask, scale) if mark.mask else ""
+    drawn = Markup('<g class="mark {0}">{2}<rect class="halo" {1}/><rect class="box" {1}/></g>')
+    return drawn.format(mark.state, place, mask)
 
 
 def _tag_places(
