@@ -37,10 +37,11 @@ serve: .venv/ready
 parity: .venv-parity/ready
 	.venv-parity/bin/python -m pytest tests/test_parity_mmdet.py tests/test_parity_mmdet_weights.py -W ignore -rP
 
-# Checkpoints and a registry of models in buckets, on an S3 server of this machine.
+# Checkpoints and a registry of models in buckets, on an S3 server and a Google Storage emulator of this machine.
 .venv-buckets/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-buckets
-	.venv-buckets/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev,s3]' 'moto[server]==5.2.5'
+	.venv-buckets/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev,s3,gs]'
+	.venv-buckets/bin/pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
 	@touch $@
 
 buckets: .venv-buckets/ready

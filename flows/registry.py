@@ -138,14 +138,19 @@ class Registry:
             files: further files to keep with it, by name.
 
         Raises:
-            ChampionChangedError: another run has changed the champion meanwhile. On a disk none can slip through; on
-                an object store one that does so within the upload is champion before this one.
+            ChampionChangedError: another run has changed the champion meanwhile. Where that was during an upload to an
+                object store, the version stays there and was never champion.
         """
+
+        def promoted(history: tuple[Entry, ...]) -> Entry:
+            self._refuse_change(history, entry)
+            return entry.model_copy(update={"champion": kept.number})
+
         whole = version.model_copy(update={"sha256": _sha256(model), "size": model.stat().st_size})
         with self._alone():
             self._refuse_change(self.history(), entry)
             kept = self._add(whole, {MODEL: model, **files})
-            self._append(lambda _: entry.model_copy(update={"champion": kept.number}))
+            self._append(promoted)
         return kept
 
     def keep(self, entry: Entry) -> None:

@@ -136,7 +136,7 @@ def test_killed_within_the_write_of_the_pointer_the_old_one_is_whole(tmp_path: P
 
 
 def test_two_processes_that_promote_at_once_are_one_after_the_other(tmp_path: Path) -> None:
-    crowd_promotes(str(tmp_path / "models"), tmp_path, times=40)
+    crowd_promotes(str(tmp_path / "models"), tmp_path, times=20)
 
 
 def test_the_module_knows_neither_prefect_nor_torch() -> None:
