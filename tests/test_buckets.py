@@ -183,7 +183,7 @@ def test_a_version_in_a_bucket_is_never_written_again(bucket: str, tmp_path: Pat
 
 def test_two_processes_that_promote_at_once_are_one_after_the_other(bucket: str, tmp_path: Path) -> None:
     with_preconditions(bucket)
-    crowd_promotes(f"{bucket}/models", tmp_path)
+    crowd_promotes(f"{bucket}/models", tmp_path, times=4)
 
 
 def with_preconditions(bucket: str) -> None:
