@@ -96,9 +96,9 @@ def _image(record: ImageRecord) -> dict[str, Any]:
 def _annotation(instance: Instance, record: ImageRecord) -> dict[str, Any]:
     """The annotation; the class's name stands in for ``category_id`` until all are known."""
     category, (left, top, right, bottom), segmentation, area, crowd, extra = instance
-    width, height = right - left, bottom - top
-    if not (0 < width < 1e9 and 0 < height < 1e9 and -1e9 < left < 1e9 and -1e9 < top < 1e9):
+    if not (-1e9 < left < right < 1e9 and -1e9 < top < bottom < 1e9):
         raise DatasetError(f"{record.source}: the box {instance.box} of {category!r} is not one")
+    width, height = right - left, bottom - top
     if area is None:
         area = _area(segmentation, record) if segmentation else width * height
     annotation = {

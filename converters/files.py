@@ -13,6 +13,8 @@ from converters.errors import AnnotationError
 MAX_BYTES = 64 * 2**20
 """No annotation of one image is as large; a file that is, is something else."""
 
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 def read_file(path: str, most: int = MAX_BYTES) -> bytes:
     """Return the bytes of an annotation file; a folder, a pipe or a device is an error and never blocks.
@@ -21,7 +23,7 @@ def read_file(path: str, most: int = MAX_BYTES) -> bytes:
         AnnotationError: the file cannot be read, is no regular file, or has more than ``most`` bytes.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, _READ)
         try:
             info = os.fstat(handle)
             if not stat.S_ISREG(info.st_mode):
