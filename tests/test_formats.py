@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import orjson
@@ -73,6 +74,20 @@ def test_processes_write_the_same_bytes(devkit: Path) -> None:
 
     assert orjson.dumps(one.splits) == orjson.dumps(three.splits)
     assert one.log == three.log
+
+
+def test_a_box_takes_less_than_a_kilobyte_of_memory(tmp_path: Path) -> None:
+    objects = "".join(voc_object("cat", (number, 2, number + 3, 9)) for number in range(20))
+    for number in range(100):
+        write_voc(tmp_path, f"{number:03}", voc_xml(objects))
+    convert("voc", tmp_path)  # whatever is made once is made
+    tracemalloc.start()
+    result = convert("voc", tmp_path)
+    (now, peak), instances = tracemalloc.get_traced_memory(), len(result.splits["all"]["annotations"])
+    tracemalloc.stop()
+
+    assert instances == 2000
+    assert now < peak < instances * 1024
 
 
 def test_shards_merge_to_the_same_bytes(devkit: Path) -> None:
