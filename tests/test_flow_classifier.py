@@ -117,6 +117,7 @@ def test_the_check_finds_a_picture_in_two_classes_and_in_two_splits(tmp_path: Pa
     found = json.loads(next((config.workspace / "store").glob("check-*/problems.json")).read_bytes())
     assert found["rules"]["leak-bytes"]["count"] == 1
     assert found["rules"]["duplicate-labels"]["count"] == 1
+    assert "bbox-whole-image" not in found["rules"]
 
 
 @pytest.mark.slow

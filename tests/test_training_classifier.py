@@ -127,6 +127,22 @@ def test_it_learns_and_the_best_checkpoint_alone_gives_its_score_again(tmp_path:
     assert json.loads(first)["accuracy"] == json.loads((tmp_path / "out/metrics.json").read_bytes())["accuracy"]
 
 
+def test_a_class_that_the_file_lacks_is_a_wrong_answer_and_not_left_out(tmp_path: Path) -> None:
+    data, init = draw_set(tmp_path, 4), start(tmp_path / "best.pt")
+    shares: list[float] = []
+    content = json.loads(data.coco.read_text())
+    for kept in (1, 2):  # whatever it says of all of them is wrong for one of the two files
+        rows = [row for row in content["annotations"] if row["category_id"] == kept]
+        categories = [row for row in content["categories"] if row["id"] == kept]
+        data.coco.write_text(json.dumps({**content, "annotations": rows, "categories": categories}))
+        found = evaluate(init, data, tmp_path / "out", options=EvaluateOptions(workers=0))
+        shares.append(found["accuracy"]["top1"])
+        assert found["accuracy"]["top5"] == 1.0
+        assert found["objects"] == len(rows)
+        assert sum(map(sum, found["confusion"]["matrix"])) == len(rows)
+    assert min(shares) < 1.0
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetectionData, DetectionData, TrainOptions, Path]:
     """A run with everything in it that draws or remembers, that nothing interrupted."""
