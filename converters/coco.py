@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import orjson
 
-from converters.errors import DatasetError
+from converters.errors import AnnotationError, DatasetError
 from converters.files import write_whole
-from converters.records import ImageRecord, Instance, Polygons, Rle
+from converters.records import ConversionLog, ImageRecord, Instance, Polygons, Rle
 
 Coco = dict[str, Any]
 """A COCO dataset: info, licenses, categories, images, annotations."""
@@ -26,13 +26,18 @@ _IMAGE_KEYS = frozenset({"id", "file_name", "width", "height"})
 _ANNOTATION_KEYS = frozenset({"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "ignore"})
 
 
-def to_coco(records: Iterable[ImageRecord], categories: Sequence[str | Mapping[str, Any]] | None = None) -> Coco:
+def to_coco(
+    records: Iterable[ImageRecord],
+    categories: Sequence[str | Mapping[str, Any]] | None = None,
+    log: ConversionLog | None = None,
+) -> Coco:
     """Return the records as a COCO dataset.
 
     Args:
         records: images in any order; they come out sorted by file name.
         categories: the classes in the order of their ids, as names or as COCO categories (an ``id`` in each of them
             is kept, otherwise ids count from 1). ``None``: the classes that occur, alphabetically.
+        log: with ``skip_bad`` set it takes images that are described a second time, which are left out.
 
     Returns:
         ``info, licenses, categories, images, annotations``; the lists may be empty but are there.
@@ -44,8 +49,10 @@ def to_coco(records: Iterable[ImageRecord], categories: Sequence[str | Mapping[s
     images: list[dict[str, Any]] = []
     grouped: list[list[dict[str, Any]]] = []  # annotations of each image
     labels: set[str] = set()
+    sources: list[str] = []
     for record in records:
         images.append(_image(record))
+        sources.append(record.source)
         grouped.append([_annotation(instance, record) for instance in record.instances])
         labels.update([instance.category for instance in record.instances])
     chosen = _categories(sorted(labels) if categories is None else categories)
@@ -53,25 +60,39 @@ def to_coco(records: Iterable[ImageRecord], categories: Sequence[str | Mapping[s
     unknown = sorted(labels - ids.keys())
     if unknown:
         _refuse_label(unknown[0], list(ids), images, grouped)
-    return _numbered(images, grouped, ids, chosen)
+    return _numbered(images, grouped, ids, chosen, _order(images, sources, log))
+
+
+def _order(images: list[dict[str, Any]], sources: Sequence[str], log: ConversionLog | None) -> Sequence[int]:
+    """Indices of the images by name, of several of one name the first; :class:`DatasetError` without ``skip_bad``."""
+    names = [image["file_name"] for image in images]
+    if all(first < second for first, second in pairwise(names)):
+        return range(len(names))
+    order: list[int] = []
+    for index in sorted(range(len(names)), key=names.__getitem__):
+        if not order or names[order[-1]] != names[index]:
+            order.append(index)
+        elif log is not None and log.skip_bad:
+            problem = "a second annotation file describes this image"
+            log.bad(AnnotationError(names[index], problem, "Keep one of them, or give each its folder"))
+        else:
+            who = f"{sources[order[-1]]} and {sources[index]}" if sources else "two annotation files"
+            raise DatasetError(f"{who} describe the image {names[index]!r}. Keep one of them, or give each its folder")
+    return order
 
 
 def _numbered(
-    images: list[dict[str, Any]], grouped: list[list[dict[str, Any]]], ids: Mapping[str, int], categories: list[Any]
+    images: list[dict[str, Any]],
+    grouped: list[list[dict[str, Any]]],
+    ids: Mapping[str, int],
+    categories: list[Any],
+    order: Sequence[int],
 ) -> Coco:
-    """Sort the images by name and give everything its id."""
-    names = [image["file_name"] for image in images]
-    if any(second <= first for first, second in pairwise(names)):
-        order = sorted(range(len(names)), key=names.__getitem__)
+    """Put the images in order and give everything its id."""
+    if not isinstance(order, range):
         images, grouped = [images[i] for i in order], [grouped[i] for i in order]
     annotations: list[dict[str, Any]] = []
-    previous = None
     for number, (image, own) in enumerate(zip(images, grouped, strict=True), 1):
-        if image["file_name"] == previous:
-            raise DatasetError(
-                f"two annotation files describe the image {previous!r}. Keep one of them, or give each its folder"
-            )
-        previous = image["file_name"]
         image["id"] = number
         for annotation in own:
             annotation["image_id"] = number
@@ -155,7 +176,11 @@ def _refuse_label(
     )
 
 
-def merge_coco(parts: Iterable[Coco], categories: Sequence[str | Mapping[str, Any]] | None = None) -> Coco:
+def merge_coco(
+    parts: Iterable[Coco],
+    categories: Sequence[str | Mapping[str, Any]] | None = None,
+    log: ConversionLog | None = None,
+) -> Coco:
     """Return the one dataset that the parts make, with the ids one big run would have given.
 
     The parts are taken apart: their images and annotations move into the result.
@@ -163,6 +188,7 @@ def merge_coco(parts: Iterable[Coco], categories: Sequence[str | Mapping[str, An
     Args:
         parts: results of :func:`to_coco` over disjoint sets of images, in any order.
         categories: as for :func:`to_coco`; ``None``: the classes of all parts, alphabetically.
+        log: as for :func:`to_coco`.
 
     Raises:
         DatasetError: an image is in two parts, or a class is not among ``categories``.
@@ -186,7 +212,7 @@ def merge_coco(parts: Iterable[Coco], categories: Sequence[str | Mapping[str, An
     ids = {category["name"]: category["id"] for category in chosen}
     if used - ids.keys():
         _refuse_label(min(used - ids.keys()), list(ids), images, grouped)
-    return _numbered(images, grouped, ids, chosen)
+    return _numbered(images, grouped, ids, chosen, _order(images, (), log))
 
 
 def _labels(parts: Sequence[Coco]) -> list[Any]:

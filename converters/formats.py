@@ -129,7 +129,7 @@ def _joined(
     log: ConversionLog,
 ) -> Conversion:
     order = _order(chosen, root, options, categories, parts)
-    datasets = {name: merge_coco(own, order) for name, own in parts.items()}
+    datasets = {name: merge_coco(own, order, log) for name, own in parts.items()}
     return Conversion(datasets, chosen.find_image_root(root, images), log)
 
 
@@ -212,11 +212,11 @@ class _Run:
             raise DatasetError(f"{self.format.name} cannot be read in shards: it is one list. Convert it as a whole")
         records = _only(self.format.read(self.root, **known, **self.options), self.categories, log, progress)
         if len(shares) == 1:
-            return {name: to_coco(records) for name in shares}, log
+            return {name: to_coco(records, log=log) for name in shares}, log
         by_name: dict[str, list[ImageRecord]] = {name: [] for name in shares}
         for record in records:
             by_name[split_of(record.file_name, shares)].append(record)
-        return {name: to_coco(own) for name, own in by_name.items()}, log
+        return {name: to_coco(own, log=log) for name, own in by_name.items()}, log
 
 
 @paused_collection()

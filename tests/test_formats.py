@@ -154,3 +154,22 @@ def test_a_split_without_its_share_of_images_is_noted() -> None:
 def test_the_public_names_are_what_is_listed() -> None:
     assert sorted(converters.__all__) == sorted(set(converters.__all__))
     assert all(hasattr(converters, name) for name in converters.__all__)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_second_file_about_an_image_is_named_or_left_out_and_counted(tmp_path: Path, jobs: int) -> None:
+    for name in ("a", "b", "c"):
+        write_voc(tmp_path, name, voc_xml(voc_object(name), filename="b.png" if name == "c" else f"{name}.png"))
+    for name in ("a", "b"):
+        photo(tmp_path / f"{name}.png")
+
+    with pytest.raises(DatasetError, match="the image 'b.png'" if jobs > 1 else r"b\.xml and \S+c\.xml describe"):
+        convert("voc", tmp_path, jobs=jobs)
+    log = ConversionLog(skip_bad=True)
+    coco = convert("voc", tmp_path, jobs=jobs, log=log).splits["all"]
+
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png"]
+    assert [annotation["image_id"] for annotation in coco["annotations"]] == [1, 2]
+    assert [str(error) for error in log.bad_files] == [
+        "b.png: a second annotation file describes this image. Keep one of them, or give each its folder"
+    ]
