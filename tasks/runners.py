@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from prefect import get_run_logger
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from converters.errors import DatasetError
@@ -19,6 +20,9 @@ from tasks.timeouts import Timeouts
 
 P = ParamSpec("P")
 T = TypeVar("T")
+ROUNDS = 3
+LOST = {"BrokenProcessPool", "KilledWorker", "WorkerCrashedError", "NodeDiedError", "CrashedRun"}
+"""How process pools, Dask, Ray and Prefect say that a worker died; some of them need not be installed."""
 
 
 def map_task(
@@ -30,14 +34,23 @@ def map_task(
 ) -> list[T]:
     """Run ``stage`` as a Prefect task for each of ``calls``; what is there already is found, not made again.
 
+    Where workers died, the rest is given to new ones, up to :data:`ROUNDS` times.
+
     Raises:
         DatasetError: as :func:`task_runner`.
     """
     task, names = task_of(stage, workspace, timeouts), list(inspect.signature(stage.run).parameters)
     parameters = [dict(zip(names, (workspace, *call), strict=False)) for call in calls]
-    with task_runner(options) as runner:
-        futures = [runner.submit(task, given) for given in parameters]
-        return [future.result() for future in futures]
+    for left in reversed(range(ROUNDS)):
+        try:
+            with task_runner(options) as runner:
+                futures = [runner.submit(task, given) for given in parameters]
+                return [future.result() for future in futures]
+        except Exception as error:
+            if not left or type(error).__name__ not in LOST:
+                raise
+            get_run_logger().warning("workers died: %s. What they had not finished is given to new ones", error)
+    raise AssertionError("the last round returns or raises")
 
 
 def task_runner(options: ConvertOptions) -> Any:
