@@ -38,9 +38,8 @@ def retrain(
     from flows.retrain import retrain as flow
 
     settings, _ = load_config(config, overrides or [])
-    url = registry if "://" in registry else str(Path(registry).resolve())
     with narrated():
-        flow(settings, url, PromotionRules(margin=margin, tolerance=tolerance), refreeze)
+        flow(settings, _registry_url(registry), PromotionRules(margin=margin, tolerance=tolerance), refreeze)
 
 
 @champion_app.command("show")
@@ -119,6 +118,10 @@ def sweep(
     vary: Annotated[list[str], typer.Option(metavar="KEY=A,B,C", help="Values of a key. Repeatable: all pairs.")],
     overrides: Overrides = None,
     at_once: Annotated[int, typer.Option(min=1, help="Runs at once; more than GPUs only makes them slower.")] = 1,
+    promote: Annotated[
+        str | None,
+        typer.Option(metavar="REGISTRY", help="Registry where the best run becomes champion, if better."),
+    ] = None,
 ) -> None:
     """Run a recipe with several values and compare: `--vary train.learning_rate=0.01,0.02`."""
     quiet_prefect()
@@ -131,7 +134,7 @@ def sweep(
         load_config(config, [*(overrides or []), *changes, f"name={name}"])[0] for name, changes in variants(vary)
     ]
     with narrated():
-        compared = flow(configs, at_once)
+        compared = flow(configs, at_once, _registry_url(promote) if promote else None)
     changed = dict(variants(vary))
     table = Table(box=SIMPLE)
     columns = figures(run.metrics for run in compared.runs)
@@ -142,6 +145,12 @@ def sweep(
     for name, error in compared.failed.items():
         table.add_row(name, *("failed", "")[: len(columns)], escape(error.splitlines()[0]))
     out.print(table)
+    if compared.page:
+        out.print(f"comparison  {compared.page}", soft_wrap=True)
+
+
+def _registry_url(text: str) -> str:
+    return text if "://" in text else str(Path(text).resolve())
 
 
 @store_app.command("size")

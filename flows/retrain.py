@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,6 +85,33 @@ def retrain(
         return _end(book, verdict)
 
 
+def contend(config: FinetuneConfig, products: Mapping[str, Product], registry: str, rules: PromotionRules) -> Verdict:
+    """Let a finished run stand against the champion on the validation split, by the same rules as a retraining.
+
+    Args:
+        config: of the run.
+        products: of the run, by stage.
+        registry: folder or fsspec URL of the registry of models.
+        rules: what the run must reach.
+    """
+    book, run = Registry(registry), as_tasks(config)
+    champion, found = book.champion(), dataset(config, run)
+    split = run(holdout, found.checked, (), champion.classes if champion else ())
+    best = products["train"].file("best.pt")
+    evaluated = run(evaluate, best, split.file("val.json"), found.images, config.evaluate)
+    before = None
+    if champion:
+        before = run(evaluate, _model(config, champion, book), split.file("known.json"), found.images, config.evaluate)
+    rival = read_scores(before.path / "metrics.json") if before else None
+    challenger = Challenger(split, products["train"], evaluated, products["report"], rival)
+    decision = _judge(challenger, rules)
+    if champion and champion.validation != validation_names(split):  # it may have learned from these images
+        decision = Decision(False, (f"version {champion.number} is judged by another validation split; use retrain",))
+    verdict = _settle(book, _entry(config, rules, found, champion, decision), challenger, config)
+    _end(book, verdict)
+    return verdict
+
+
 def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) -> Verdict | None:
     """The verdict where the last run looked at the very same; such a run uses nothing and costs seconds."""
     seen = as_tasks(config)(look, config.source)
@@ -99,20 +127,25 @@ def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refr
     run = as_tasks(config)
     history, champion = book.history(), book.champion()
     found = dataset(config, run)
-    problems = _problems(found.checked)
-    worse = new_problems(history[-1].problems, problems) if history else ()
+    worse = new_problems(history[-1].problems, _problems(found.checked)) if history else ()
     for line in worse:
         say(f"new since last time: {line}")
     challenger = _challenge(config, run, found, champion, book, refreeze)
     decision = _judge(challenger, rules)
-    entry = Entry(
+    verdict = _settle(book, _entry(config, rules, found, champion, decision), challenger, config)
+    return verdict.model_copy(update={"new_problems": worse})
+
+
+def _entry(
+    config: FinetuneConfig, rules: PromotionRules, found: Dataset, champion: Version | None, decision: Decision
+) -> Entry:
+    return Entry(
         event="promoted" if decision.promote else "kept",
         champion=champion.number if champion else "",
         data=_key(config, rules, found.seen),  # it may have changed since the first look
         reasons=decision.reasons,
-        problems=problems,
+        problems=_problems(found.checked),
     )
-    return _settle(book, entry, challenger, config).model_copy(update={"new_problems": worse})
 
 
 def _key(config: FinetuneConfig, rules: PromotionRules, seen: Fingerprint) -> str:

@@ -75,16 +75,20 @@ def _link(source: Path, target: Path) -> None:
 
 def list_runs(workspace: Path) -> list[RunFolder]:
     """All published runs of a workspace, by name."""
-    return [
-        RunFolder(
-            name=path.name,
-            path=path,
-            metrics=headline_scores(orjson.loads((path / "metrics.json").read_bytes())),
-            config=_flat(yaml.safe_load((path / "config.yaml").read_text())),
-        )
-        for path in sorted((workspace / "runs").glob("[!.]*"))
-        if (path / "metrics.json").is_file() and (path / "config.yaml").is_file()
-    ]
+    return [_read_run(path) for path in sorted((workspace / "runs").glob("[!.]*")) if _is_run(path)]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "metrics.json").is_file() and (folder / "config.yaml").is_file()
+
+
+def _read_run(folder: Path) -> RunFolder:
+    return RunFolder(
+        name=folder.name,
+        path=folder,
+        metrics=headline_scores(orjson.loads((folder / "metrics.json").read_bytes())),
+        config=_flat(yaml.safe_load((folder / "config.yaml").read_text())),
+    )
 
 
 def figures(scores: Iterable[Mapping[str, float]]) -> list[str]:
@@ -110,13 +114,17 @@ def compare_runs(folders: Sequence[Path], page: Path) -> None:
     Raises:
         ReportError: fewer than two runs, or a folder that is none.
     """
-    compare([_inputs(folder) for folder in folders], page)
+    runs = [_read_run(folder) for folder in folders if _is_run(folder)]
+    keys = differences(runs)
+    notes = {run.path: ", ".join(f"{key}: {run.config.get(key, '-')}" for key in keys) for run in runs}
+    compare([_inputs(folder, notes.get(folder, "")) for folder in folders], page)
 
 
-def _inputs(folder: Path) -> ReportInputs:
+def _inputs(folder: Path, note: str) -> ReportInputs:
     held_out = folder / "test.json"  # as in the chain: where there is a test split, it was evaluated
     return ReportInputs(
         title=folder.name,
+        note=note,
         val=held_out if held_out.is_file() else folder / "val.json",
         metrics=folder / "metrics.json",
         train=folder / "train.json",

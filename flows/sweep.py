@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 from prefect import Task, flow
 from prefect.artifacts import create_markdown_artifact
@@ -12,7 +13,9 @@ from pydantic import BaseModel
 
 from flows.config import FinetuneConfig
 from flows.finetune import Outcome, finetune, say
-from flows.runs import cells, figures
+from flows.promotion import PromotionRules
+from flows.retrain import DEFAULT_RULES, Verdict, contend
+from flows.runs import cells, compare_runs, figures
 from flows.yaml_config import ConfigError
 
 
@@ -21,6 +24,8 @@ class Compared(BaseModel):
 
     runs: tuple[Outcome, ...]
     failed: dict[str, str]
+    page: Path | None = None  # that puts them side by side; None where fewer than two came to an end
+    verdict: Verdict | None = None  # on the best of them, where a registry was given
 
 
 def variants(vary: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -42,26 +47,46 @@ def variants(vary: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
 
 
 @flow(name="sweep")
-def sweep(configs: list[FinetuneConfig], at_once: int = 1) -> Compared:
+def sweep(
+    configs: list[FinetuneConfig],
+    at_once: int = 1,
+    registry: str | None = None,
+    rules: PromotionRules = DEFAULT_RULES,
+) -> Compared:
     """Run every configuration and compare them; what they have in common is done once.
 
     Args:
         configs: each with a name of its own.
         at_once: runs at once.
+        registry: folder or fsspec URL of a registry of models, where the best run becomes champion if it is better.
+        rules: what it must reach for that.
     """
     tried = Task(_try, name="finetune")
     runner: ThreadPoolTaskRunner[Outcome | str] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner:
         outcomes = [future.result() for future in [runner.submit(tried, {"config": config}) for config in configs]]
+    runs = sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -_first(o))
     compared = Compared(
-        runs=tuple(sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -_first(o))),
+        runs=tuple(runs),
         failed={config.name: o for config, o in zip(configs, outcomes, strict=True) if isinstance(o, str)},
+        page=_side_by_side(runs, configs[0].workspace / "sweep.html"),
     )
-    create_markdown_artifact(_page(compared), key="annotune-sweep")
-    if compared.runs:
-        best = compared.runs[0]
-        say(f"best: {best.name}, {figures([best.metrics])[0]} {_first(best):.4f}")
-    return compared
+    create_markdown_artifact(_table(compared), key="annotune-sweep")
+    if not runs:
+        return compared
+    say(f"best: {runs[0].name}, {figures([runs[0].metrics])[0]} {_first(runs[0]):.4f}")
+    if registry is None:
+        return compared
+    best = next(config for config in configs if config.name == runs[0].name)
+    return compared.model_copy(update={"verdict": contend(best, runs[0].products, registry, rules)})
+
+
+def _side_by_side(runs: Sequence[Outcome], page: Path) -> Path | None:
+    if len(runs) < 2:
+        return None
+    compare_runs([run.folder for run in runs], page)
+    say(f"comparison: {page}")
+    return page
 
 
 def _try(config: FinetuneConfig) -> Outcome | str:
@@ -75,7 +100,7 @@ def _first(outcome: Outcome) -> float:
     return outcome.metrics.get("AP", outcome.metrics.get("top1", 0.0))
 
 
-def _page(compared: Compared) -> str:
+def _table(compared: Compared) -> str:
     columns = figures(run.metrics for run in compared.runs) or ["score"]
     rows = [f"| {run.name} | {' | '.join(cells(run.metrics, columns, 4))} | {run.report} |" for run in compared.runs]
     blank = " |" * (len(columns) - 1)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 
+from flows.chain import Plainly, chain
 from flows.config import load_config
+from flows.registry import Registry
 from flows.sweep import sweep, variants
 from flows.yaml_config import ConfigError
 
@@ -26,7 +28,7 @@ def test_runs_are_compared_and_a_failure_is_one_of_them(tmp_path: Path) -> None:
     changes = [*variants(["train.learning_rate=0.01,0.00001"]), ("bad", ("source.root=nowhere",))]
     configs = [load_config(recipe, [*overrides, f"name={name}"])[0] for name, overrides in changes]
 
-    compared = sweep(configs, at_once=2)
+    compared = sweep(configs, at_once=2, registry=str(tmp_path / "registry"))
 
     assert {run.name for run in compared.runs} == {"sweep-1", "sweep-2"}
     scores = [run.metrics["AP"] for run in compared.runs]
@@ -35,3 +37,22 @@ def test_runs_are_compared_and_a_failure_is_one_of_them(tmp_path: Path) -> None:
     one, two = compared.runs
     assert one.products["convert"] == two.products["convert"]
     assert one.products["train"].path != two.products["train"].path
+    assert compared.page is not None
+    text = compared.page.read_text()
+    assert all(said in text for said in ("train.learning_rate: 0.01", "train.learning_rate: 1e-05", "2 runs compared"))
+    # The best of them is champion now, and the plain chain makes the same of its configuration.
+    assert compared.verdict is not None
+    assert compared.verdict.outcome == "promoted"
+    champion = Registry(str(tmp_path / "registry")).champion()
+    assert champion is not None
+    assert champion.sha256 == one.products["train"].file("best.pt").sha256
+    best = next(config for config in configs if config.name == one.name)
+    alone = best.model_copy(update={"workspace": tmp_path / "alone"})
+    plain = dict(chain(alone, Plainly(alone.workspace)))
+    assert plain["train"].file("best.pt").sha256 == champion.sha256
+    assert plain["evaluate"].digest == one.products["evaluate"].digest
+
+    again = sweep([best], registry=str(tmp_path / "registry"))
+    assert again.page is None
+    assert again.verdict is not None
+    assert (again.verdict.outcome, again.verdict.champion) == ("kept", champion.number)

@@ -33,6 +33,7 @@ class ReportInputs:
         problems: ``problems.json`` of the check.
         baseline: ``metrics.json`` of the run to compare with.
         baseline_title: what to call that run.
+        note: what sets this run apart from those it is compared with.
         config: the resolved configuration, as text.
         command: the command that makes this run again.
         environment: versions and machine, in the order to show them.
@@ -49,6 +50,7 @@ class ReportInputs:
     problems: Path | None = None
     baseline: Path | None = None
     baseline_title: str = "baseline"
+    note: str = ""
     config: str = ""
     command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -65,6 +65,7 @@ def compare(runs: Sequence[ReportInputs], path: Path) -> None:
             "figures": results.headline(run.metrics, first if number else {}),
             "images": len(run.val["images"]),
             "detector": _detector(run),
+            "note": run.inputs.note,
             "same_data": run.digests.get("evaluated annotations") == loaded[0].digests.get("evaluated annotations"),
         }
         for number, run in enumerate(loaded)
