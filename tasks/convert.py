@@ -17,6 +17,7 @@ from converters.fingerprint import Fingerprint
 from converters.formats import Conversion
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
+from converters.summary import printable
 from tasks.shards import Shards, joined
 from tasks.source import CropOptions, SourceOptions
 from tasks.stage import product
@@ -57,10 +58,10 @@ def convert(folder: Path, source: SourceOptions, seen: Fingerprint, shards: Shar
         "image_root": os.path.relpath(image_root, base),
         "task": "classification" if source.crops else "detection",
         "splits": {split: _counts(coco) for split, coco in splits.items()},
-        "dropped": dict(sorted(log.dropped.items())),
-        "notes": dict(sorted(log.notes.items())),
-        "examples": dict(sorted(log.examples.items())),
-        "bad_files": [str(error) for error in log.bad_files],
+        "dropped": _told(log.dropped),
+        "notes": _told(log.notes),
+        "examples": {printable(why): [printable(where) for where in log.examples[why]] for why in sorted(log.examples)},
+        "bad_files": [printable(str(error)) for error in log.bad_files],
     }
     (folder / "about.json").write_bytes(orjson.dumps(about, option=orjson.OPT_INDENT_2))
     (folder / "summary.md").write_text(_summary(about))
@@ -87,6 +88,11 @@ def image_root(source: SourceOptions, converted: Product) -> Path:
     """The folder that the ``file_name`` of the converted images are relative to."""
     about = orjson.loads((converted.path / "about.json").read_bytes())
     return Path(os.path.normpath((source.images or source.root).resolve() / about["image_root"]))
+
+
+def _told(counts: Mapping[str, int]) -> dict[str, int]:
+    """By reason, in order; file names in it need not be UTF-8, JSON has to be."""
+    return {printable(reason): counts[reason] for reason in sorted(counts)}
 
 
 def _counts(coco: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """A source in shards: the bytes of one run, whoever converts them and whatever dies meanwhile."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from helpers_converters import photo, voc_object, voc_xml, write_voc
 from helpers_flow import tiny_recipe
@@ -84,3 +86,17 @@ def test_a_format_without_files_to_divide_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match="coco cannot be read in shards"):
         converted(path)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_files_whose_names_are_not_utf8_are_told_of(source: Path, tmp_path: Path, count: int) -> None:
+    shutil.copytree(source, tmp_path / "data")
+    folder = os.fsencode(tmp_path / "data/Annotations")
+    try:
+        Path(os.fsdecode(folder + b"/bad\xff.xml")).write_text("<annotation>")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    made = converted(recipe(tmp_path / "run", tmp_path / "data", SHARES, shards=count))
+
+    bad = orjson.loads((made.path / "about.json").read_bytes())["bad_files"]
+    assert any(r"bad\udcff.xml" in error for error in bad)
