@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from models.report.findings import findings
 from models.report.loading import loading_figures
 from models.report.matching import match_images, operation
+from models.report.page import signed
 from models.report.pictures import picture
 from models.report.results import confusion, error_kinds
 from models.report.shapes import mask_path
@@ -193,3 +194,11 @@ def test_both_sides_show_their_masks(tmp_path: Path) -> None:
     for side in (both.truth, both.found):
         assert side.count('<path class="mask" d="M') == 1
         assert 'transform="scale(9.60000)"' in side
+
+
+SIGNS = {0.012: "+1.2", -0.012: "\N{MINUS SIGN}1.2", -0.0004: "0.0", 0.0: "0.0", None: "\N{EN DASH}"}
+
+
+@pytest.mark.parametrize(("change", "said"), SIGNS.items())
+def test_a_change_too_small_to_show_has_no_sign(change: float | None, said: str) -> None:
+    assert signed(change) == said

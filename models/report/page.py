@@ -212,8 +212,11 @@ def points(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference of shares in points, with its sign."""
-    return "\N{EN DASH}" if value is None else f"{value * 100:+.1f}".replace("-", "\N{MINUS SIGN}")
+    """A difference of shares in points, with its sign; without one where it is too small to show."""
+    if value is None:
+        return "\N{EN DASH}"
+    text = f"{value * 100:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\N{MINUS SIGN}")
 
 
 @cache
