@@ -190,7 +190,7 @@ def metadata(working: WorkingSize, assembled: Assembled) -> dict[str, str]:
     """What a program that runs the file needs to know; values are JSON where they are no plain words."""
     options = assembled.meta.options
     size = (
-        {"height": working.fixed[0], "width": working.fixed[1], "keep_aspect_ratio": bool(working.crop)}
+        {"height": working.fixed[0], "width": working.fixed[1], "keep_aspect_ratio": False}
         if working.fixed
         else {"shorter_side": working.min_size, "longest_side": working.max_size, "keep_aspect_ratio": True}
     )
