@@ -222,16 +222,17 @@ def models(
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("detector", no_wrap=True)
-    for column in ("box", "mask", "M"):
+    for column in ("box", "mask", "M", "pre"):
         table.add_column(column, justify="right")
     table.add_column("exclude fields", overflow="fold")
     for row in zoo_table():
         scores = (f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
-        table.add_row(row.name, *scores, f"{row.parameters / 1e6:.1f}", " ".join(row.fields))
+        published = str(len(row.weights) or "-")
+        table.add_row(row.name, *scores, f"{row.parameters / 1e6:.1f}", published, " ".join(row.fields))
     out.print(table)
     out.print(
-        "box, mask: published AP on COCO val2017, percent. M: parameters, millions. exclude fields: what "
-        "`weights.exclude` understands besides re: and glob: rules. `annotune models NAME` lists the checkpoints."
+        "box, mask: published AP on COCO val2017, percent. M: parameters, millions. pre: pretrained checkpoints, which "
+        "`annotune models NAME` lists. exclude fields: what `weights.exclude` understands besides re: and glob: rules."
     )
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("classifier", no_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,24 @@ def test_the_display_says_what_happens(tmp_path: Path, terminal: bool) -> None:
         "eval",
         "end",
     ]
+
+
+def test_a_checkpoint_written_on_a_gpu_loads_where_there_is_none(tmp_path: Path) -> None:
+    data, here = draw_set(tmp_path / "set", 1), initial(tmp_path / "cpu.pt")
+    with zipfile.ZipFile(here) as whole, zipfile.ZipFile(tmp_path / "gpu.pt", "w") as tagged:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                # each tensor says where it was: a pickled string, its length before it
+                assert content.count(b"X\x03\x00\x00\x00cpu") == 1  # the others refer to the first
+                content = content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+            tagged.writestr(entry, content)
+    found = [next(predict(path, data.images, options=PredictOptions(min_score=0.01, device="cpu")))
+             for path in (here, tmp_path / "gpu.pt")]  # fmt: skip
+
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="on a CUDA device"):
+            torch.load(tmp_path / "gpu.pt", weights_only=True)
+    assert len(found[0].boxes) > 0
+    assert torch.equal(found[0].boxes, found[1].boxes)
+    assert torch.equal(found[0].scores, found[1].scores)

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import math
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers_training import CLASSES, draw_set
 from pycocotools import mask as coco_mask
 
+from models.training.coco import read_coco
+from models.training.dataset import TrainingImages
+from models.training.transforms import Augment, WorkingSize
 from models.zoo.masks import InstanceMasks, project
 
 HEIGHT, WIDTH = 200, 300
@@ -107,3 +113,31 @@ def test_masks_follow_their_boxes_by_index() -> None:
     kept = masks[torch.tensor([False, True, True])]
     assert torch.equal(kept.frames, masks.frames[1:])
     assert len(kept) == 2
+
+
+def test_no_mask_is_ever_as_large_as_its_image() -> None:
+    """A hundred polygons in a photo of 4000 x 3000: as pictures they would take 1.2 GB."""
+    ring = [1000.0, 500.0, 3000.0, 600.0, 2900.0, 2500.0, 1100.0, 2400.0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    masks = InstanceMasks.from_coco([[ring]] * 100, 3000, 4000).scaled(0.3, 0.3).flipped(1200)
+    boxes = masks.frames.repeat(4, 1)
+    truth = masks.crop_and_resize(boxes, torch.arange(100).repeat(4), 28)
+
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kilobytes
+    assert truth.shape == (400, 28, 28)
+    assert truth.mean() > 0.8
+    assert masks.cells.numel() == 100 * 112 * 112  # bytes, whatever the image
+    assert grown < 100_000, grown
+
+
+def test_training_reads_no_mask_of_the_size_of_its_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_set(tmp_path, 3, outlines=True)
+    table = read_coco(data.coco, CLASSES, masks=True)
+    seen: list[tuple[int, ...]] = []
+    decode = coco_mask.decode
+    monkeypatch.setattr(coco_mask, "decode", lambda runs: seen.append(tuple(runs["size"])) or decode(runs))
+
+    loaded = TrainingImages(table, data.images, Augment(("hflip",), WorkingSize(64, 96)), 0, masks=True)[0, 0]
+
+    assert isinstance(loaded.target["masks"], InstanceMasks)
+    assert set(seen) == {(112, 112)}  # filled within their own frames
