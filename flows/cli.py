@@ -356,10 +356,11 @@ def weights_plan(
         sys.stdout.write(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
         return
     rows = [row for row in plan.to_rows() if everything or row["action"] not in ("copied", "unused")]
-    wide = {column: max((len(row[column]) for row in rows), default=0) for column in ("action", "tensor", "shape")}
+    columns = ("action", "tensor", "shape", "from")
+    wide = {column: max((len(row[column]) for row in rows), default=0) for column in columns}
     for row in rows:  # one line each, however wide, for eyes and for grep
         cells = [row[column].ljust(width) for column, width in wide.items()]
-        out.print("  ".join([*cells, row["from"], row["reason"]]).rstrip(), markup=False, soft_wrap=True)
+        out.print("  ".join([*cells, row["reason"]]).rstrip(), markup=False, soft_wrap=True)
     for line in plan.summary():
         out.print(line, markup=False, soft_wrap=True)
 

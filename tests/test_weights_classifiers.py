@@ -59,6 +59,7 @@ def test_a_foreign_class_count_skips_exactly_what_depends_on_the_classes(name: s
     assert not_copied(plan) == dict.fromkeys(class_dependent(name), "skipped")
     assert {tensor.key for tensor in plan.unused} == class_dependent(name)
     assert plan.coverage.backbone == 1.0
+    assert plan.summary()[3].endswith("100.0% of backbone, 0.0% of head")  # and no neck
 
 
 @pytest.mark.parametrize("name", NAMES)

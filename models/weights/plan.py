@@ -161,12 +161,13 @@ class LoadPlan:
     def summary(self) -> list[str]:
         """The plan in a few lines of text: what moves, what stays out and why, which classes are shared."""
         actions = Counter(tensor.action for tensor in self.tensors)
-        cover = self.coverage
+        absent = {"backbone", "neck", "head"} - {tensor.part for tensor in self.tensors}  # a classifier has no neck
+        cover = {name: share for name, share in asdict(self.coverage).items() if name not in absent}
         lines = [
             f"{self.checkpoint} ({self.container}, names: {self.key_map}) -> {self.detector}",
             f"{actions['copied']} tensors copied, {actions['rows']} by rows, {actions['skipped']} skipped",
             f"{len(self.unused)} tensors of the checkpoint unused, {self.renamed} renamed",
-            f"covered: {', '.join(f'{share:.1%} of {name}' for name, share in asdict(cover).items())}",
+            f"covered: {', '.join(f'{share:.1%} of {name}' for name, share in cover.items())}",
             self._class_line(),
         ]
         reasons = Counter(_kind(tensor.reason) for tensor in self.tensors if tensor.action == "skipped")
