@@ -17,6 +17,8 @@ from PIL import Image
 
 from flows.chain import Plainly, chain
 from flows.config import FinetuneConfig, load_config
+from flows.promotion import PromotionRules, decide, read_scores
+from flows.runs import figures, list_runs
 from flows.yaml_config import ConfigError
 
 NET = {"name": "timm://test_resnet", "fixed_size": [32, 32]}
@@ -68,6 +70,7 @@ def test_the_same_flow_ends_with_accuracy_and_a_page_and_finds_it_again(tmp_path
     page = first.report.read_text()
     assert "bright" in page
     assert "Top-1" in page
+    assert figures(run.metrics for run in list_runs(config.workspace)) == ["top1", "mean_class"]
     tuned = until(load_config(tmp_path / "tiny.yaml", [f"weights.source={first.checkpoint}"])[0], "adapt")
     plan = orjson.loads((tuned.path / "plan.json").read_bytes())
     assert plan["coverage"]["tensors"] == 1.0
@@ -118,6 +121,18 @@ def test_the_check_finds_a_picture_in_two_classes_and_in_two_splits(tmp_path: Pa
     assert found["rules"]["leak-bytes"]["count"] == 1
     assert found["rules"]["duplicate-labels"]["count"] == 1
     assert "bbox-whole-image" not in found["rules"]
+
+
+def test_a_challenger_is_judged_by_the_accuracy_of_its_classes(tmp_path: Path) -> None:
+    row = {"name": "bright", "recall": 0.5, "precision": 0.4, "f1": 0.4, "truths": 20, "detections": 25}
+    for name, recall in (("before.json", 0.5), ("after.json", 0.75)):
+        rows = [{**row, "recall": recall}, {**row, "name": "never seen", "recall": -1.0, "truths": 0}]
+        (tmp_path / name).write_text(json.dumps({"per_class": rows}))
+    before, after = (read_scores(tmp_path / name) for name in ("before.json", "after.json"))
+
+    assert after.per_class == {"bright": 0.75}
+    assert decide(before, after, PromotionRules()).promote
+    assert not decide(after, before, PromotionRules()).promote
 
 
 @pytest.mark.slow

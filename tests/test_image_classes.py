@@ -148,6 +148,17 @@ def test_names_that_are_no_text_or_hold_markup(tmp_path: Path) -> None:
     assert list(seen(convert("imagefolder", tmp_path, log=log).splits["all"])) == ["<b>&\n/ok.png"]
 
 
+def test_a_picture_that_cannot_be_read_is_named_or_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    (tmp_path / "cat" / "torn.jpg").write_bytes((tmp_path / "cat" / "one.JPG").read_bytes()[:20])
+
+    with pytest.raises(AnnotationError, match=r"torn\.jpg: not a readable image"):
+        convert("imagefolder", tmp_path)
+    log = ConversionLog(skip_bad=True)
+    assert set(seen(convert("imagefolder", tmp_path, log=log).splits["all"])) == set(PICTURES)
+    assert len(log.bad_files) == 1
+
+
 @pytest.mark.parametrize(
     ("format_", "splits", "options", "says"),
     [
