@@ -1,6 +1,7 @@
 """Prefect is kept to a folder of its own and, where a test needs it, one real server for the whole session."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -17,6 +18,11 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=180):
         yield
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ["PREFECT_HOME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,7 +89,9 @@ def run_place(place: Place, job: Path, on_line: Callable[[Line], None] = lambda 
     """
     options = TrainOptions.model_validate(orjson.loads(job.read_bytes())["options"])
     threads = options.threads or max(1, len(os.sched_getaffinity(0)) // place.processes)
-    code, said = _run([*place.launcher(), "-m", "models.training.child", str(job)], threads, on_line)
+    # The launcher's own logs go where the job goes; elsewhere it would leave a folder behind for every run.
+    command = [*place.launcher(), f"--log-dir={job.parent}", "-m", "models.training.child", str(job)]
+    code, said = _run(command, threads, on_line)
     if code:
         raise _failure(code, said, job.parent)
 
