@@ -1,32 +1,38 @@
-"""Training steps and the input path: Annotune's against the style of torchvision's reference, in turns in one process.
+"""Training steps and the input path: Annotune's against torchvision's reference, in turns in one process.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_training.py [--detector NAME ...] [--batch 4] [--steps 8]
+    OMP_NUM_THREADS=1 python benchmarks/bench_training.py [--detector NAME ...] [--batch 4] [--augment ssd]
 
-The reference: Pillow decodes, pictures travel as float tensors, the model resizes and normalises them, the loss is read
-every step. Ours: uint8 up to the model. Same pictures, weights, batch, optimizer and augmentation (a mirror). The
-seconds are of the process's own CPU time, which other programs on the machine lengthen least.
+The reference is torchvision's model of that name and its references/detection: Pillow decodes, transforms v2 work on
+Pillow's pictures, which travel as float tensors; the model resizes and normalises them; the loss is read every step.
+Ours: uint8 up to the model, channels last. Same pictures, weights, batch and kinds of augmentation. What counts is
+the processor time of all threads, which other work on the machine stretches less than the time on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as transforms
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms import v2
+from torchvision.tv_tensors import BoundingBoxes
 
+from models.training.assemble import placed
 from models.training.coco import CocoTable
 from models.training.dataset import TrainingImages, collate
 from models.training.transforms import Augment, WorkingSize
 from models.zoo import DetectorOptions, build_detector, resolve_options
+from models.zoo.backbones import freeze_norm
 from models.zoo.transform import resized_size
 
 DETECTORS = (
@@ -35,6 +41,7 @@ DETECTORS = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "ssd300_vgg16",
 )
+AUGMENTS = {"hflip": ("hflip",), "ssd": ("photometric", "zoom_out", "iou_crop", "hflip")}
 
 
 def draw(folder: Path, count: int, width: int, height: int) -> CocoTable:
@@ -64,16 +71,29 @@ def draw(folder: Path, count: int, width: int, height: int) -> CocoTable:
     )
 
 
-def reference_picture(table: CocoTable, folder: Path, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+def reference_transforms(augment: str) -> v2.Compose:
+    """The presets "hflip" and "ssd" of torchvision's references/detection, for Pillow's pictures."""
+    ssd = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill={Image.Image: (123, 117, 104)}), v2.RandomIoUCrop()]
+    return v2.Compose(
+        [
+            *(ssd if augment == "ssd" else []),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+
+
+def reference_picture(
+    table: CocoTable, folder: Path, index: int, change: v2.Compose
+) -> tuple[Tensor, dict[str, Tensor]]:
     """As torchvision's references/detection loads it."""
     picture = Image.open(folder / table.name(index)).convert("RGB")
-    image = transforms.to_dtype(transforms.pil_to_tensor(picture), torch.float32, scale=True)
-    boxes = torch.from_numpy(table.boxes[table.objects(index)].copy())
-    if random.random() < 0.5:
-        image, boxes = image.flip(-1), torch.stack(
-            [image.shape[-1] - boxes[:, 2], boxes[:, 1], image.shape[-1] - boxes[:, 0], boxes[:, 3]], 1
-        )  # fmt: skip
-    return image, {"boxes": boxes, "labels": torch.from_numpy(table.labels[table.objects(index)].copy())}
+    rows = table.objects(index)
+    boxes = BoundingBoxes(table.boxes[rows].copy(), format="XYXY", canvas_size=picture.size[::-1])
+    image, target = change(picture, {"boxes": boxes, "labels": torch.from_numpy(table.labels[rows].copy())})
+    return image, target
 
 
 def step(
@@ -86,8 +106,27 @@ def step(
     float(total.detach())
 
 
+def reference_model(name: str, ours: nn.Module) -> nn.Module:
+    """torchvision's own model with our weights; its batch norms are frozen and its stages train where ours do.
+
+    Where torchvision has none, a copy of ours with channels first.
+    """
+    if not hasattr(detection, name):
+        copy = deepcopy(ours).to(memory_format=torch.contiguous_format)
+        copy.transform.resize_images = True
+        return copy
+    model: nn.Module = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=4)
+    if any(isinstance(module, FrozenBatchNorm2d) for module in ours.modules()):
+        freeze_norm(model, 1e-5)
+    model.load_state_dict(ours.state_dict())
+    trains = {key: parameter.requires_grad for key, parameter in ours.named_parameters()}
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(trains[key])
+    return model
+
+
 def in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
-    """Median CPU seconds of each way, after one round to warm up."""
+    """Median seconds of processor time of each way, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -109,10 +148,12 @@ def compare(detector: str, given: argparse.Namespace) -> None:
         folder = Path(place)
         table = draw(folder, given.batch * 4, *given.size)
         height, width = resized_size(options, given.size[1], given.size[0])
-        images = TrainingImages(table, folder, Augment(("hflip",), WorkingSize(0, 0, (height, width))), seed=0)
-        models = {name: build_detector(options, 4).train() for name in ("ours", "reference")}
-        models["reference"].load_state_dict(models["ours"].state_dict())
-        models["ours"].transform.resize_images = False
+        augment = Augment(AUGMENTS[given.augment], WorkingSize(0, 0, (height, width)))
+        images = TrainingImages(table, folder, augment, seed=0)
+        ours = placed(build_detector(options, 4).train(), torch.device("cpu"))
+        ours.transform.resize_images = False
+        models = {"ours": ours, "reference": reference_model(detector, ours).train()}
+        change = reference_transforms(given.augment)
         trained = {name: [p for p in model.parameters() if p.requires_grad] for name, model in models.items()}
         optimizers = {
             "ours": torch.optim.SGD(trained["ours"], 1e-4, 0.9, fused=True),
@@ -126,15 +167,21 @@ def compare(detector: str, given: argparse.Namespace) -> None:
             return collate([images[turn, i] for i in indices(turn)]).part(0, given.batch, torch.device("cpu"))
 
         def load_reference(turn: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-            pairs = [reference_picture(table, folder, i) for i in indices(turn)]
+            pairs = [reference_picture(table, folder, i, change) for i in indices(turn)]
             return [image for image, _ in pairs], [target for _, target in pairs]
 
-        print(f"{detector}, {given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}, batch {given.batch}")
-        paths = {
-            "ours": lambda turn: models["ours"].transform(*load_ours(turn)),
-            "reference": lambda turn: models["reference"].transform(*load_reference(turn)),
-        }
+        def resized_reference(turn: int) -> None:
+            models["reference"].transform(*load_reference(turn))
+
+        def resized_ours(turn: int) -> None:
+            models["ours"].transform(*load_ours(turn))
+
+        pictures = f"{given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}"
+        print(f"{detector}, {pictures}, batch {given.batch}, {given.augment}")
+        paths = {"ours": resized_ours, "reference": resized_reference}
         said("input path, file to normalised batch", in_turns(paths, given.steps * 2), given.batch)
+        if given.input_only:
+            return
         steps = {
             "ours": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn)),
             "reference": lambda turn: step(models["reference"], optimizers["reference"], *load_reference(turn)),
@@ -144,10 +191,12 @@ def compare(detector: str, given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", nargs="+", default=DETECTORS, metavar="NAME")
+    parser.add_argument("--detector", nargs="+", default=DETECTORS)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--augment", choices=AUGMENTS, default="hflip")
+    parser.add_argument("--input-only", action="store_true", help="without training steps")
     given = parser.parse_args()
     for detector in given.detector:
         compare(detector, given)

@@ -48,7 +48,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], meta: CheckpointMet
         OSError: the disk is full or not writable; ``path`` is as it was.
     """
     content = {
-        "model": dict(state),
+        "model": {key: value.contiguous() for key, value in state.items()},  # however a device had it in memory
         "meta": {
             "detector": meta.detector,
             "classes": list(meta.classes),

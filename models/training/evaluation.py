@@ -9,7 +9,7 @@ from typing import Any
 from models.errors import TrainingError
 from models.training import accuracy
 from models.training.anchors import anchor_recall
-from models.training.assemble import Assembled, assemble, pick_device
+from models.training.assemble import Assembled, assemble, pick_device, placed
 from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import PlainImages
 from models.training.detect import detect
@@ -59,7 +59,7 @@ def evaluate(
     dataset = PlainImages(table, data.images, assembled.size)
     try:
         results = detect(
-            assembled.model.to(device),
+            placed(assembled.model, device),
             dataset,
             device,
             batch_size=options.batch_size,

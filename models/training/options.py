@@ -126,7 +126,9 @@ class TrainOptions(BaseModel):
         default=None, description="Where the other machines reach this one. None: by its host name."
     )
     sync_batchnorm: bool = Field(default=False, description="Share batch statistics between devices.")
-    channels_last: bool = Field(default=False, description="NHWC memory format; faster convolutions on recent GPUs.")
+    channels_last: bool | None = Field(
+        default=None, description="NHWC memory format of the convolutions. None: on a CPU, where it is faster."
+    )
     compile: bool = Field(
         default=False, description="torch.compile for the backbone; as it is, with a note, where that cannot be done."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.training.assemble import assemble, pick_device
+from models.training.assemble import assemble, pick_device, placed
 from models.training.dataset import Loaded, at_working_size
 from models.training.detect import find, image_batches, loading_processes
 from models.training.images import read_image
@@ -70,7 +70,7 @@ def predict(
         loading_processes(options.workers, device),
     )
     whole = assembled.detector.task == "classification"
-    for found in find(assembled.model.to(device), batches, device, 0.0 if whole else options.min_score):
+    for found in find(placed(assembled.model, device), batches, device, 0.0 if whole else options.min_score):
         names = tuple(assembled.meta.classes[label - 1] for label in found.labels.tolist())
         height, width = found.size
         yield Prediction(

@@ -53,7 +53,7 @@ class TrainingDisplay:
                 self.console.print(f"step {line['step']}/{line['steps']} {said}", markup=False, highlight=False)
             return
         if self.task is None:
-            self.task = self.progress.add_task("", total=line["steps"], said=said)
+            self.task = self.progress.add_task("", total=line["steps"], completed=line["step"], said=said)
         self.progress.update(self.task, completed=line["step"], said=said)
 
 

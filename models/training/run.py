@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
 from models.training.anchors import anchor_recall
-from models.training.assemble import Assembled, assemble
+from models.training.assemble import Assembled, assemble, placed
 from models.training.coco import load_coco
 from models.training.compiling import compile_backbone
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
@@ -189,8 +189,7 @@ def prepare(
     table = table_of(train, assembled, masks=detector.masks, skip_empty=options.skip_empty)
     require_objects(table, train)
     require_fitting(options, detector)
-    layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    model = assembled.model.to(process.device).to(memory_format=layout)
+    model = placed(assembled.model, process.device, channels_last=options.channels_last)
     frozen = apply_freeze(model, detector, options.freeze)
     optimizer = make_optimizer(model, detector, options)
     require_metric(options, assembled, val)
