@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.training.cache import PictureCache
 from models.training.coco import CocoTable
 from models.training.images import UnreadableImageError, read_image
 from models.training.mixing import Mixing, Picture, mixup, mosaic
 from models.training.randomness import drawn_at
-from models.training.transforms import Augment, Target, WorkingSize
+from models.training.transforms import Augment, Target, WorkingSize, resize, resized_target
 from models.zoo.masks import InstanceMasks
 
 
@@ -105,6 +106,15 @@ class TrainingImages(Dataset[Loaded]):
     ) -> None:
         self.table, self.images, self.augment, self.seed, self.masks = table, images, augment, seed, masks
         self.mixing = mixing
+        self.cache: PictureCache | None = None
+        self.ready = not mixing.epochs and augment.resizes_first  # cached pictures have the working size already
+
+    def keep_decoded(self, path: Path, limit: int) -> None:
+        """Keep pictures once they are decoded, in a file of at most ``limit`` bytes; the same ones come from it."""
+        sizes = [(height, width) for width, height in self.table.sizes.tolist()]
+        if self.ready:
+            sizes = [self.augment.size.of(*size) for size in sizes]
+        self.cache = PictureCache.create(path, sizes, limit)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -114,7 +124,7 @@ class TrainingImages(Dataset[Loaded]):
         epoch, wanted = address
         unreadable: list[int] = []
         index, picture = self._read(wanted, unreadable)
-        original = height_width(picture[0])
+        width, height = self.table.sizes[index].tolist()
         with drawn_at(self.seed, "image", epoch, wanted) as draw:
             for_mosaic, for_mixup = self.mixing.partners(epoch, draw)
             others = [self._read(draw.randrange(len(self)), unreadable)[1] for _ in range(for_mosaic + for_mixup)]
@@ -123,7 +133,7 @@ class TrainingImages(Dataset[Loaded]):
             if for_mixup:
                 picture = mixup(picture, others[-1], self.augment.size, draw)
             image, target = self.augment(*picture, draw)
-        return Loaded(image, target, index, original, tuple(unreadable))
+        return Loaded(image, target, index, (height, width), tuple(unreadable))
 
     def _read(self, index: int, unreadable: list[int]) -> tuple[int, Picture]:
         """The picture and its target, or those of the next readable image; which one it is comes first.
@@ -134,14 +144,25 @@ class TrainingImages(Dataset[Loaded]):
         for number in range(len(self.table)):
             at = (index + number) % len(self.table)
             try:
-                image = read_table_image(self.table, self.images, at)
+                return at, self._picture(at)
             except UnreadableImageError:
                 unreadable.append(at)
                 if number + 1 == len(self.table):
                     raise
-            else:
-                return at, (image, target_of(self.table, at, masks=self.masks))
         raise AssertionError("a table without images is refused before")
+
+    def _picture(self, index: int) -> Picture:
+        """A picture and its target, as decoded or, where a cache keeps it so, of the working size."""
+        target = target_of(self.table, index, masks=self.masks)
+        if self.cache is None:
+            return read_table_image(self.table, self.images, index), target
+        width, height = self.table.sizes[index].tolist()
+        size = self.augment.size.of(height, width) if self.ready else (height, width)
+        image = self.cache.read(index)
+        if image is None:
+            image, _ = resize(read_table_image(self.table, self.images, index), {"boxes": torch.empty(0, 4)}, size)
+            self.cache.write(index, image)
+        return image, resized_target(target, (height, width), size)
 
 
 class PlainImages(Dataset[Loaded]):

@@ -77,7 +77,10 @@ def finetune(
         journal = Journal(folder / "metrics.jsonl" if process.main else None, echo)
         with trackers(options.track if process.main else (), folder, inputs, journal.tell) as track:
             journal.listeners.append(track)
-            return take_steps(prepare(init, train, val, options, folder, process, journal), asked)
+            try:
+                return take_steps(prepare(init, train, val, options, folder, process, journal), asked)
+            finally:
+                (folder / f".decoded-{process.rank}").unlink(missing_ok=True)  # what cache_mb kept
 
 
 def take_steps(run: Run, asked: StopSignal) -> TrainSummary:

@@ -15,7 +15,9 @@ from models.zoo import Detector
 
 ACCURACIES = ("top1", "top5", "mean_class")  # of a classifier
 # These change how fast the same weights are reached, not which weights: a run may resume with other values.
-FREE_TO_CHANGE = frozenset({"workers", "threads", "checkpoint_every_steps", "log_every", "track", "address"})
+FREE_TO_CHANGE = frozenset(
+    {"workers", "threads", "checkpoint_every_steps", "log_every", "track", "cache_mb", "address"}
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class TrainOptions(BaseModel):
     )
     workers: int | None = Field(
         default=None, ge=0, description="Loading processes per device. None: by CPU count and device."
+    )
+    cache_mb: int = Field(
+        default=0, ge=0, description="Megabytes of decoded pictures that each process keeps from epoch to epoch."
     )
     threads: int | None = Field(
         default=None,

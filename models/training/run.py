@@ -203,6 +203,8 @@ def prepare(
         table, train.images, augment, options.seed, masks=detector.masks,
         mixing=Mixing(options.mosaic, options.mixup, plan.mixed_epochs),
     )  # fmt: skip
+    if options.cache_mb:
+        images.keep_decoded(folder / f".decoded-{process.rank}", options.cache_mb * 2**20)
     run = Run(
         options=options, plan=plan, process=process, folder=folder,
         journal=journal,

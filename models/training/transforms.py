@@ -102,6 +102,12 @@ class Augment:
                 image, target = mirror(image, target, axis)
         return image, target
 
+    @property
+    def resizes_first(self) -> bool:
+        """Whether every picture is first of all brought to one and the same size."""
+        jitters = "scale_jitter" in self.names and self.size.fixed is None
+        return self.size.crop is None and not jitters and not self.names & {"zoom_out", "iou_crop"}
+
     def _zoom_out(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         left, top, right, bottom = self.zoom.make_params([image])["padding"]
         return F.pad(image, [left, top, right, bottom], fill=[GREY] * 3), moved(target, left, top)
@@ -123,11 +129,18 @@ def resize(image: Tensor, target: Target, size: tuple[int, int]) -> tuple[Tensor
     height, width = image.shape[-2:]
     if (height, width) == size:
         return image, target
-    x, y = size[1] / width, size[0] / height
+    return F.resize(image, list(size), antialias=True), resized_target(target, (height, width), size)
+
+
+def resized_target(target: Target, before: tuple[int, int], after: tuple[int, int]) -> Target:
+    """The target of a picture that is resized from one (height, width) to another."""
+    if before == after:
+        return target
+    x, y = after[1] / before[1], after[0] / before[0]
     resized = {**target, "boxes": target["boxes"] * torch.tensor([x, y, x, y])}
     if "masks" in target:
         resized["masks"] = target["masks"].scaled(x, y)
-    return F.resize(image, list(size), antialias=True), resized
+    return resized
 
 
 def moved(target: Target, x: float, y: float) -> Target:
