@@ -33,7 +33,7 @@ class _Entry:
     sha256: str
 
 
-def fingerprint(root: Path, *, index: Path | None = None) -> Fingerprint:
+def fingerprint(root: Path, *, index: Path | None = None, leave_out: Path | None = None) -> Fingerprint:
     """Take the fingerprint of a folder, or of a single file.
 
     Names, contents and nothing else count: not the times of the files nor where the folder lies.
@@ -42,6 +42,7 @@ def fingerprint(root: Path, *, index: Path | None = None) -> Fingerprint:
         root: the dataset. Linked folders are entered once each, so that loops end; pipes and devices do not count.
         index: a JSON file that remembers the digests, so that bytes are read only where size or mtime changed. It is
             made if absent, replaced as a whole, and ignored where it does not make sense.
+        leave_out: a folder that does not count, wherever in the dataset it is: a run must not look at its own products.
 
     Raises:
         DatasetError: ``root`` does not exist, a file cannot be read, or files keep changing while they are read.
@@ -49,7 +50,7 @@ def fingerprint(root: Path, *, index: Path | None = None) -> Fingerprint:
     if not root.exists():
         raise DatasetError(f"{root} does not exist")
     known = _read_index(index) if index else {}
-    entries = {name: _entry(path, info, known.get(name)) for name, path, info in _files(root, index)}
+    entries = {name: _entry(path, info, known.get(name)) for name, path, info in _files(root, index, leave_out)}
     found = {name: entry for name, entry in sorted(entries.items()) if entry is not None}
     if index is not None and found != known:
         _write_index(index, found)
@@ -69,13 +70,15 @@ def _digest(entries: Mapping[str, _Entry]) -> str:
     return digest.hexdigest()
 
 
-def _files(root: Path, index: Path | None) -> Iterator[tuple[str, str, os.stat_result]]:
+def _files(root: Path, index: Path | None, leave_out: Path | None) -> Iterator[tuple[str, str, os.stat_result]]:
     """Regular files as (POSIX name relative to root, path, stat); the index itself does not count."""
     if not root.is_dir():
         yield root.name, str(root), root.stat()
         return
     left_out = os.path.realpath(index) if index else None
     seen: set[tuple[int, int]] = set()
+    if leave_out is not None and leave_out.exists():
+        seen.add((leave_out.stat().st_dev, leave_out.stat().st_ino))
     pending = [("", str(root))]
     while pending:
         prefix, folder = pending.pop()
