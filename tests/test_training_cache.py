@@ -25,7 +25,7 @@ def test_kept_pictures_are_the_bytes_that_decoding_gives(
 ) -> None:
     data = draw_set(tmp_path, 5, outlines=True)
     table = read_coco(data.coco, CLASSES, masks=True)
-    mixing = Mixing(mosaic, 0.0, 9)
+    mixing = Mixing(mosaic, 0.0, 9 if mosaic else 0)
     plain, kept = (
         TrainingImages(table, data.images, Augment(names, size), 3, masks=True, mixing=mixing) for _ in range(2)
     )
@@ -40,6 +40,7 @@ def test_kept_pictures_are_the_bytes_that_decoding_gives(
             assert torch.equal(one.target["masks"].frames, two.target["masks"].frames)
             assert one.original == two.original
     assert (tmp_path / "cache").read_bytes()[:5] == b"\1" * 5
+    assert kept.ready == (not mosaic and "iou_crop" not in names)
     for picture in data.images.iterdir():
         picture.unlink()
     assert torch.equal(kept[7, 1].image, kept[7, 1].image)
@@ -55,6 +56,9 @@ def test_what_does_not_fit_is_decoded_each_time(tmp_path: Path) -> None:
 
     assert [cache.read(index) is not None for index in range(3)] == [True, True, False]
     assert torch.equal(cache.read(1), image)  # type: ignore[arg-type]
+    other = PictureCache.create(tmp_path / "other", [(2, 2)], 99)
+    other.write(0, image.contiguous())  # as Pillow's pictures lie: it would come back in another order
+    assert other.read(0) is None
     assert (tmp_path / "cache").stat().st_size == 27
 
 
