@@ -69,6 +69,8 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
             # Evaluated once, at the end: nothing is chosen by the photos that the figures come from.
             "train": SHORT
             | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate}
+            # What a detector with weights freezes by itself is for weights from millions of photos.
+            | ({"freeze": "none"} if weights else {})
             | ({"amp": "on"} if "backbone" in row.small else {}),
             "evaluate": {"workers": 0},
         }
