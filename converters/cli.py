@@ -13,7 +13,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from converters.coco import merge_coco, write_coco
 from converters.collection import paused_collection
 from converters.errors import DatasetError
-from converters.formats import FORMATS, Conversion, Format, convert
+from converters.formats import FORMATS, Conversion, Format, Progress, convert
 from converters.records import ConversionLog
 from converters.splits import read_list
 from converters.summary import printable, summary_lines
@@ -238,18 +238,19 @@ def _shard(given: str | None) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], None]]:
-    """A line that counts images, on a terminal; silence elsewhere."""
+def _progress(what: str) -> Iterator[Progress]:
+    """A bar on a terminal; silence elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda count: None
+        yield lambda count, expected: None
         return
-    from rich.console import Console  # noqa: PLC0415 (nobody else waits for it)
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich import progress as rich_progress  # noqa: PLC0415 (nobody else waits for it)
+    from rich.console import Console  # noqa: PLC0415
 
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f} images"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"reading {what}", total=None)
-        yield lambda count: progress.update(task, advance=count)
+    done = rich_progress.TextColumn("{task.description} {task.completed:,.0f} images")
+    columns = (done, rich_progress.BarColumn(), rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn())
+    with rich_progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"reading {what}", total=None)
+        yield lambda count, expected: bar.update(task, advance=count, total=expected or None)
 
 
 def _merge(parts: Sequence[Path], output: Path) -> None:

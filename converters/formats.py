@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -17,7 +18,10 @@ from converters.format_table import FORMATS, Categories, Format, find_format, re
 from converters.records import ConversionLog, ImageRecord
 from converters.splits import check_shares, split_of
 
-__all__ = ["FORMATS", "Conversion", "Format", "convert", "find_format", "join_shards"]
+__all__ = ["FORMATS", "Conversion", "Format", "Progress", "convert", "find_format", "join_shards"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Is told of images read since the last call, and of how many there are in all: about, and 0 where nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def convert(
     jobs: int = 1,
     shard: tuple[int, int] | None = None,
     log: ConversionLog | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Progress = lambda count, expected: None,
 ) -> Conversion:
     """Read a dataset of any known format into COCO.
 
@@ -57,7 +61,7 @@ def convert(
         jobs: processes that read.
         shard: ``(i, n)``: only the i-th of n parts; :func:`merge_coco` joins the results.
         log: takes what was dropped, repaired and decided.
-        progress: called with the number of images read since the last call.
+        progress: told while images are read.
 
     Raises:
         DatasetError: an unknown format or option, shares that don't add up, a split without images.
@@ -71,7 +75,8 @@ def convert(
     shares = _shares(splits)
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
     for name, selector in [("", None)] if shares else splits.items():
-        for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, progress):
+        tell = partial(_tell, progress, log.expected)
+        for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, tell):
             log.merge(part_log)
             for split, part in by_name.items():
                 parts[split].append(part)
@@ -79,6 +84,10 @@ def convert(
     if shard is None:
         _check_not_empty(result, root, bool(shares))
     return result
+
+
+def _tell(progress: Progress, before: int, count: int, expected: int) -> None:
+    progress(count, before + expected)
 
 
 @paused_collection()
@@ -183,7 +192,7 @@ class _Run:
     skip_bad: bool
 
     def read(
-        self, selector: Any, shares: Mapping[str, float], jobs: int, progress: Callable[[int], None]
+        self, selector: Any, shares: Mapping[str, float], jobs: int, progress: Progress
     ) -> Iterator[tuple[dict[str, Coco], ConversionLog]]:
         """Yield what each process found, by split; this one reads the first part while the others start."""
         if jobs <= 1 or "shard" not in self.format.parameters or self.shard is not None:
@@ -195,15 +204,15 @@ class _Run:
         context = multiprocessing.get_context("spawn")  # a fork copies the locks of other threads as they stand
         with ProcessPoolExecutor(jobs - 1, mp_context=context) as pool:
             futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(1, jobs)]
-            yield self.read_shard(selector, shares, (0, jobs), progress)
+            yield self.read_shard(selector, shares, (0, jobs), lambda count, part: progress(count, part * jobs))
             for future in futures:
                 data, log = future.result()
                 by_name = orjson.loads(data)
-                progress(sum(len(part["images"]) for part in by_name.values()))
+                progress(sum(len(part["images"]) for part in by_name.values()), log.expected * jobs)
                 yield by_name, log
 
     def read_shard(
-        self, selector: Any, shares: Mapping[str, float], shard: tuple[int, int] | None, progress: Callable[[int], None]
+        self, selector: Any, shares: Mapping[str, float], shard: tuple[int, int] | None, progress: Progress
     ) -> tuple[dict[str, Coco], ConversionLog]:
         log = ConversionLog(self.skip_bad)
         given = {"split": selector, "images": self.images, "categories": self.categories, "shard": shard, "log": log}
@@ -224,7 +233,7 @@ def _read_in_process(
     run: _Run, selector: Any, shares: Mapping[str, float], shard: tuple[int, int]
 ) -> tuple[bytes, ConversionLog]:
     """JSON travels and unpacks faster than pickled dicts."""
-    by_name, log = run.read_shard(selector, shares, shard, lambda count: None)
+    by_name, log = run.read_shard(selector, shares, shard, lambda count, expected: None)
     return orjson.dumps(by_name), log
 
 
@@ -232,13 +241,13 @@ def _only(
     records: Iterable[ImageRecord],
     categories: Sequence[str] | None,
     log: ConversionLog,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> Iterator[ImageRecord]:
     """Drop what is not among the categories, for readers that do not, and count the images."""
     wanted = None if categories is None else frozenset(categories)
     for count, record in enumerate(records, 1):
         if count % 200 == 0:
-            progress(200)
+            progress(200, log.expected)
         if wanted is None or all(instance.category in wanted for instance in record.instances):
             yield record
             continue

@@ -9,7 +9,7 @@ converts, nobody else does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -65,6 +65,7 @@ class ConversionLog:
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> objects left out
     notes: Counter[str] = field(default_factory=Counter)  # remark -> how often
     examples: dict[str, list[str]] = field(default_factory=dict)  # reason or remark -> first few places
+    expected: int = field(default=0, compare=False)  # files that were to be read, as far as that is known beforehand
 
     def bad(self, error: AnnotationError) -> None:
         """Quarantine a file: raise ``error``, or keep it and go on where ``skip_bad`` is set."""
@@ -81,7 +82,8 @@ class ConversionLog:
         self._count(self.notes, remark, where)
 
     def merge(self, other: ConversionLog) -> None:
-        """Add what another process counted."""
+        """Add what another process or pass counted."""
+        self.expected += other.expected
         self.bad_files += other.bad_files
         self.dropped.update(other.dropped)
         self.notes.update(other.notes)
@@ -108,6 +110,8 @@ def read_each(
     Raises:
         AnnotationError: from ``read``, unless ``log.skip_bad``.
     """
+    if isinstance(places, Sized):
+        log.expected += len(places)
     for place in places:
         try:
             record = read(place)

@@ -173,3 +173,16 @@ def test_a_second_file_about_an_image_is_named_or_left_out_and_counted(tmp_path:
     assert [str(error) for error in log.bad_files] == [
         "b.png: a second annotation file describes this image. Keep one of them, or give each its folder"
     ]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_progress_knows_how_many_there_are(tmp_path: Path, jobs: int) -> None:
+    for split, count in (("train", 400), ("val", 200)):
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            file = tmp_path / split / f"{number:03d}.xml"
+            file.write_text("<annotation><size><width>9</width><height>9</height></size></annotation>")
+    told: list[tuple[int, int]] = []
+    convert("voc", tmp_path, {"all": 1.0}, categories=["a"], jobs=jobs, progress=lambda *news: told.append(news))
+    assert sum(count for count, _ in told) >= 400
+    assert {expected for _, expected in told} == {600}
