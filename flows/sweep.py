@@ -17,10 +17,11 @@ from flows.promotion import PromotionRules
 from flows.retrain import DEFAULT_RULES, Verdict, contend
 from flows.runs import cells, compare_runs, figures
 from flows.yaml_config import ConfigError
+from models.training.folder import read_summary
 
 
 class Compared(BaseModel):
-    """All runs of a sweep, the best first; those that failed with their error instead of figures."""
+    """All runs of a sweep, the best on val first; those that failed with their error instead of figures."""
 
     runs: tuple[Outcome, ...]
     failed: dict[str, str]
@@ -65,7 +66,8 @@ def sweep(
     runner: ThreadPoolTaskRunner[Outcome | str] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner:
         outcomes = [future.result() for future in [runner.submit(tried, {"config": config}) for config in configs]]
-    runs = sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -_first(o))
+    measure = configs[0].train.best_by
+    runs = sorted((o for o in outcomes if isinstance(o, Outcome)), key=lambda o: -on_val(o, measure))
     compared = Compared(
         runs=tuple(runs),
         failed={config.name: o for config, o in zip(configs, outcomes, strict=True) if isinstance(o, str)},
@@ -74,7 +76,7 @@ def sweep(
     create_markdown_artifact(_table(compared), key="annotune-sweep")
     if not runs:
         return compared
-    say(f"best: {runs[0].name}, {figures([runs[0].metrics])[0]} {_first(runs[0]):.4f}")
+    say(f"best on val: {runs[0].name}, {on_val(runs[0], measure):.4f}")
     if registry is None:
         return compared
     best = next(config for config in configs if config.name == runs[0].name)
@@ -95,9 +97,11 @@ def _try(config: FinetuneConfig) -> Outcome | str:
     return outcome if isinstance(outcome, Outcome) else str(outcome)
 
 
-def _first(outcome: Outcome) -> float:
-    """The measure that runs are ranked by: AP, or top-1."""
-    return outcome.metrics.get("AP", outcome.metrics.get("top1", 0.0))
+def on_val(outcome: Outcome, measure: str | None) -> float:
+    """What runs are ranked by: ``train.best_by`` of the best checkpoint on val, for a test split chooses nothing."""
+    summary = read_summary(outcome.products["train"].path)
+    metrics = summary.metrics if summary else {}
+    return metrics.get(measure or ("top1" if "top1" in metrics else "bbox/AP"), 0.0)
 
 
 def _table(compared: Compared) -> str:

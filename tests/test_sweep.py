@@ -7,9 +7,11 @@ from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.chain import Plainly, chain
 from flows.config import load_config
+from flows.finetune import Outcome
 from flows.registry import Registry
-from flows.sweep import sweep, variants
+from flows.sweep import on_val, sweep, variants
 from flows.yaml_config import ConfigError
+from tasks.store import Product
 
 
 def test_every_combination_has_a_name() -> None:
@@ -19,6 +21,18 @@ def test_every_combination_has_a_name() -> None:
 def test_a_value_is_needed() -> None:
     with pytest.raises(ConfigError, match="write it as key=value,value"):
         variants(["train.epochs"])
+
+
+def test_the_test_split_chooses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(
+        '{"best": "best.pt", "last": "last.pt", "steps": 1, "epochs": 1, "best_step": 1, '
+        '"metrics": {"bbox/AP": 0.25, "bbox/AP50": 0.5}, "images": 1, "unreadable": [], "notes": []}'
+    )
+    for name in ("best.pt", "last.pt"):
+        (tmp_path / name).touch()
+    trained = Product.model_construct(stage="train", path=tmp_path, digest="")
+    run = Outcome.model_construct(metrics={"AP": 0.9}, products={"train": trained})
+    assert (on_val(run, None), on_val(run, "bbox/AP50")) == (0.25, 0.5)
 
 
 @pytest.mark.slow
@@ -31,7 +45,7 @@ def test_runs_are_compared_and_a_failure_is_one_of_them(tmp_path: Path) -> None:
     compared = sweep(configs, at_once=2, registry=str(tmp_path / "registry"))
 
     assert {run.name for run in compared.runs} == {"sweep-1", "sweep-2"}
-    scores = [run.metrics["AP"] for run in compared.runs]
+    scores = [on_val(run, None) for run in compared.runs]
     assert scores == sorted(scores, reverse=True)
     assert "nowhere" in compared.failed["bad"]
     one, two = compared.runs
