@@ -40,10 +40,10 @@ parity: .venv-parity/ready
 # Checkpoints and a registry of models in buckets, on an S3 server and a Google Storage emulator of this machine.
 .venv-buckets/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-buckets
-	# s3fs and gcsfs come for one fsspec each, which must be found for both; moto and s3fs share botocore.
-	grep -v '^fsspec==' constraints.txt > .venv-buckets/constraints.txt
-	.venv-buckets/bin/pip install --quiet --disable-pip-version-check -c .venv-buckets/constraints.txt \
-		-e '.[pipeline,dev,s3,gs]' 'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
+	.venv-buckets/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,dev]'
+	# In one go, and as new as they like: moto and s3fs share botocore.
+	.venv-buckets/bin/pip install --quiet --disable-pip-version-check s3fs gcsfs 'moto[server]==5.2.5' \
+		gcp-storage-emulator==2026.7.19
 	@touch $@
 
 buckets: .venv-buckets/ready
