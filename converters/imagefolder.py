@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converters.errors import AnnotationError, DatasetError
 from converters.pictures import IMAGE_SUFFIXES, picture_size
-from converters.records import ConversionLog, ImageRecord, Instance
+from converters.records import ConversionLog, ImageRecord, Instance, read_each
 from converters.splits import take_shard
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -48,13 +48,8 @@ def read_imagefolder(
         raise DatasetError(f"{base} holds splits, not classes. Name them: splits: {{train: {classes[0]}, val: ...}}")
     found = {name: label for label in classes for name in _pictures(base, label, log)}
     prefix = "" if base == root else base.relative_to(root).as_posix() + "/"
-    for name in take_shard(sorted(found), shard):
-        try:
-            record = whole_picture(root, prefix + name, found[name])
-        except AnnotationError as error:
-            log.bad(error)
-            continue
-        yield record
+    names = take_shard(sorted(found), shard)
+    yield from read_each(names, lambda name: whole_picture(root, prefix + name, found[name]), log)
 
 
 def whole_picture(root: Path, name: str, label: str, source: str = "") -> ImageRecord:

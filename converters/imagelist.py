@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from converters.errors import AnnotationError, DatasetError
 from converters.imagefolder import whole_picture
-from converters.records import ConversionLog, ImageRecord
+from converters.records import ConversionLog, ImageRecord, read_each
 from converters.splits import take_shard
 
 _NUMBERED = re.compile(r"(\d+)\s+(\S.*)")
@@ -70,14 +70,14 @@ def read_imagelist(
             if name in chosen:
                 log.note("a picture that is listed twice was taken once", f"{line.file}:{line.number}")
             chosen.setdefault(name, (line, label))
-    for name in take_shard(sorted(chosen), shard):
-        line, label = chosen[name]
-        try:
-            record = whole_picture(base, name, label, f"{line.file}:{line.number}")
-        except AnnotationError as error:
-            log.bad(_bad(line, f"{error.file}: {error.problem}", error.remedy))
-            continue
-        yield record
+    yield from read_each(take_shard(sorted(chosen), shard), lambda name: _picture(base, name, *chosen[name]), log)
+
+
+def _picture(base: Path, name: str, line: _Line, label: str) -> ImageRecord:
+    try:
+        return whole_picture(base, name, label, f"{line.file}:{line.number}")
+    except AnnotationError as error:
+        raise _bad(line, f"{error.file}: {error.problem}", error.remedy) from error
 
 
 def imagelist_images(root: Path, images: Path | None) -> Path:

@@ -13,7 +13,7 @@ from converters.fingerprint import Fingerprint
 from flows.config import FinetuneConfig
 from tasks.adapt import adapt
 from tasks.check import check, classes_of, refuse_errors
-from tasks.convert import Images, convert, image_root
+from tasks.convert import convert, images_of
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.look import look
@@ -49,7 +49,7 @@ def chain(
     yield "look", seen
     converted = run(convert, config.data, seen, _shards(config, run, seen))
     yield "convert", converted
-    images = Images(root=image_root(config.source, converted), digest=seen.images)
+    images = images_of(config.source, converted, seen)
     checked = run(check, converted, images, config.check)
     yield "check", refuse_errors(checked)
     weights = run(fetch, config.weights.source, config.weights.sha256) if config.weights else None

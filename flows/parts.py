@@ -11,7 +11,7 @@ from converters.fingerprint import Fingerprint
 from flows.chain import Runner, chain
 from flows.config import FinetuneConfig
 from flows.finetune import as_tasks, scores_of
-from tasks.convert import Images, image_root
+from tasks.convert import Images, images_of
 from tasks.evaluate import evaluate as evaluate_stage
 from tasks.fetch import fetch
 from tasks.gc import under_way
@@ -33,7 +33,7 @@ def dataset(config: FinetuneConfig, run: Runner) -> Dataset:
         DatasetError: the check found errors.
     """
     (_, seen), (_, converted), (_, checked) = islice(chain(config, run), 3)
-    return Dataset(seen, checked, Images(root=image_root(config.source, converted), digest=seen.images))
+    return Dataset(seen, checked, images_of(config.source, converted, seen))
 
 
 @flow(name="convert", flow_run_name="{config.name}")

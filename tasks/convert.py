@@ -84,6 +84,11 @@ def _cropped(coco: Coco, crops: CropOptions | None, log: ConversionLog) -> Coco:
     return crop_boxes(coco, log, padding=crops.padding, min_size=crops.min_size) if crops else coco
 
 
+def images_of(source: SourceOptions, converted: Product, seen: Fingerprint) -> Images:
+    """The images of a converted source, as the stages after it take them."""
+    return Images(root=image_root(source, converted), digest=seen.images)
+
+
 def image_root(source: SourceOptions, converted: Product) -> Path:
     """The folder that the ``file_name`` of the converted images are relative to."""
     about = orjson.loads((converted.path / "about.json").read_bytes())
