@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import timm
 import torch
 import torchvision
 from helpers_weights import FRAMEWORK_KEYS
+from helpers_zoo import class_dependent, state
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,18 +27,6 @@ from models.zoo.classifier import LISTED
 NAMES = sorted(LISTED)
 OURS = ("cat", "RBC", "tvmonitor")
 THEIRS = ("dog", "tv", "person", "Cat", "kite", "bus", "car")
-
-
-@cache
-def state(name: str, classes: int) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        built: dict[str, Tensor] = build_detector(DetectorOptions(name=name), classes + 1).state_dict()
-    return built
-
-
-def class_dependent(name: str) -> set[str]:
-    few, many = state(name, 3), state(name, 7)
-    return {key for key in few if few[key].shape != many[key].shape}
 
 
 def plan_of(

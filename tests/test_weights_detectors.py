@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
+from helpers_zoo import class_dependent, state
 
 from models.errors import WeightsError
 from models.weights.containers import Checkpoint
 from models.weights.planning import plan_load
 from models.weights.rules import LoadRules, matching
-from models.zoo import DETECTORS, DetectorOptions, build_detector
+from models.zoo import DETECTORS
 
 NAMES = sorted(DETECTORS)
 OURS = ("cat", "RBC", "tvmonitor")
 THEIRS = ("dog", "tv", "person", "Cat", "kite", "bus", "car")
-
-
-@cache
-def state(name: str, classes: int) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        built: dict[str, Tensor] = build_detector(DetectorOptions(name=name), classes + 1).state_dict()
-    return built
-
-
-def class_dependent(name: str) -> set[str]:
-    few, many = state(name, 3), state(name, 7)
-    return {key for key in few if few[key].shape != many[key].shape}
 
 
 def opened(name: str, classes: tuple[str, ...] | None) -> Checkpoint:
