@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands import champion_app, deploy, join, parameters, prelabel, retrain, serve, store_app, sweep
-from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect
+from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect, runs_table
 
 app = typer.Typer(
     name="annotune",
@@ -197,13 +197,10 @@ def runs(
     found = list_runs(workspace)
     if not found:
         raise ValueError(f"{workspace}: no finished runs there. Give the workspace of your recipe")
-    table = Table(box=SIMPLE)
-    keys = differences(found)
     columns = figures(run.metrics for run in found)
-    for column in ("run", *columns, *keys):
-        table.add_column(column, overflow="fold")
-    for run in found:
-        table.add_row(run.name, *cells(run.metrics, columns), *(escape(str(run.config.get(key, "-"))) for key in keys))
+    table = runs_table(columns, "where they differ")
+    for run, own in zip(found, differences(found), strict=True):
+        table.add_row(run.name, *cells(run.metrics, columns), escape("\n".join(own)))
     out.print(table)
 
 

@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from flows.terminal import Overrides, Recipe, narrated, out, quiet_prefect
+from flows.terminal import Overrides, Recipe, narrated, out, quiet_prefect, runs_table
 
 champion_app = typer.Typer(no_args_is_help=True, help="The registry's champion: show it, its history, roll back.")
 store_app = typer.Typer(no_args_is_help=True, help="The workspace's store: its size, and giving disk back.")
@@ -136,10 +136,8 @@ def sweep(
     with narrated():
         compared = flow(configs, at_once, _registry_url(promote) if promote else None)
     changed = dict(variants(vary))
-    table = Table(box=SIMPLE)
     columns = figures(run.metrics for run in compared.runs)
-    for column in ("run", *columns, "values"):
-        table.add_column(column, overflow="fold")
+    table = runs_table(columns, "values")
     for run in compared.runs:
         table.add_row(run.name, *cells(run.metrics, columns, 4), escape(" ".join(changed[run.name])))
     for name, error in compared.failed.items():

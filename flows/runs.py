@@ -102,10 +102,11 @@ def cells(scores: Mapping[str, float], columns: Iterable[str], digits: int = 3) 
     return [f"{scores[name]:.{digits}f}" if name in scores else "-" for name in columns]
 
 
-def differences(runs: list[RunFolder]) -> list[str]:
-    """Dotted configuration keys, apart from the name, whose values are not the same in all runs."""
+def differences(runs: Sequence[RunFolder]) -> list[list[str]]:
+    """For each run what it has of the configuration, apart from its name, that is not the same in all: `key: value`."""
     keys = sorted({key for run in runs for key in run.config} - {"name"})
-    return [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
+    differ = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
+    return [[f"{key}: {run.config[key]}" for key in differ if key in run.config] for run in runs]
 
 
 def compare_runs(folders: Sequence[Path], page: Path) -> None:
@@ -115,8 +116,7 @@ def compare_runs(folders: Sequence[Path], page: Path) -> None:
         ReportError: fewer than two runs, or a folder that is none.
     """
     runs = [_read_run(folder) for folder in folders if _is_run(folder)]
-    keys = differences(runs)
-    notes = {run.path: ", ".join(f"{key}: {run.config.get(key, '-')}" for key in keys) for run in runs}
+    notes = {run.path: ", ".join(own) for run, own in zip(runs, differences(runs), strict=True)}
     compare([_inputs(folder, notes.get(folder, "")) for folder in folders], page)
 
 

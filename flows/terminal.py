@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; see configs/ for examples.")]
 Overrides = Annotated[
@@ -19,6 +22,15 @@ Overrides = Annotated[
 ]
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+def runs_table(figures: Sequence[str], last: str) -> Table:
+    """A table of runs: name, figures, and what else there is to say; where the terminal is narrow only that folds."""
+    table = Table(box=SIMPLE)
+    for column in ("run", *figures):
+        table.add_column(column, no_wrap=True)
+    table.add_column(last, overflow="fold")
+    return table
 
 
 def quiet_prefect() -> None:

@@ -1,7 +1,10 @@
 from pathlib import Path
 
 import orjson
+import pytest
+import yaml
 
+from flows.cli import runs
 from flows.runs import differences, list_runs, publish
 from tasks.store import Product, make_product
 
@@ -45,4 +48,21 @@ def test_only_what_differs_is_compared(tmp_path: Path) -> None:
     publish(tmp_path, "one", "name: one\ntrain: {epochs: 3, seed: 0}\n", products(tmp_path, 0.25))
     publish(tmp_path, "two", "name: two\ntrain: {epochs: 5, seed: 0}\nweights: {source: x}\n", products(tmp_path, 0.5))
 
-    assert differences(list_runs(tmp_path)) == ["train.epochs", "weights.source"]
+    assert differences(list_runs(tmp_path)) == [["train.epochs: 3"], ["train.epochs: 5", "weights.source: x"]]
+
+
+def test_the_table_of_runs_can_be_read_on_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"option_{number}_of_the_source" for number in range(12)]
+    for number, name in enumerate(("one", "two")):
+        config = {"name": name, "source": dict.fromkeys(settings, f"value {number}")}
+        publish(tmp_path, name, yaml.safe_dump(config), products(tmp_path, 0.25))
+    monkeypatch.setenv("COLUMNS", "80")
+
+    runs(tmp_path)
+
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    for whole in ("0.250", *(f"source.{key}: value {number}" for key in settings for number in range(2))):
+        assert whole in said
