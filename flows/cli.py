@@ -334,21 +334,28 @@ def weights_inspect(checkpoint: Annotated[Path, typer.Argument(help="Any contain
 @weights_app.command("plan")
 def weights_plan(
     checkpoint: Annotated[Path, typer.Argument(help="Any container.")],
-    model: Annotated[str, typer.Option(help="Detector, as `annotune models` lists them.")],
-    classes: Annotated[str, typer.Option(help="Your class names, comma-separated, in label order.")],
+    model: Annotated[str | None, typer.Option(help="Model, as `annotune models` lists them.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Your class names, comma-separated, in label order.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe for model, classes and rules not given here.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Rules for what stays out. Repeatable.")] = None,
+    overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="List also what is simply copied, or unused.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole plan as JSON.")] = False,
 ) -> None:
-    """Will this checkpoint fit my classes, and which tensors move? Needs no dataset and allocates no model."""
+    """Will this checkpoint fit my classes, and which tensors move? Needs no dataset and allocates no model.
+
+    Any rule of a recipe's `weights` and any dimension of its `detector` can be set: `-o weights.key_map=paddle`.
+    """
     import orjson
 
     from models.weights.preview import plan_for
-    from models.weights.rules import LoadRules
 
-    plan = plan_for(
-        model, [name.strip() for name in classes.split(",")], checkpoint, LoadRules(exclude=tuple(exclude or ()))
-    )
+    given = [*(overrides or []), *([f"weights.exclude={orjson.dumps(exclude).decode()}"] if exclude else [])]
+    config = _plan_config(recipe, model, given)
+    names = [name.strip() for name in classes.split(",")] if classes else config.source.categories
+    if not names:
+        raise ValueError("which classes? Give --classes, or a --recipe with source.categories")
+    plan = plan_for(config.detector, names, checkpoint, config.weights)
     if as_json:
         sys.stdout.write(orjson.dumps(plan.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
         return
@@ -360,6 +367,21 @@ def weights_plan(
         out.print("  ".join([*cells, row["reason"]]).rstrip(), markup=False, soft_wrap=True)
     for line in plan.summary():
         out.print(line, markup=False, soft_wrap=True)
+
+
+def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -> Any:
+    """What a recipe would say of model and weights; where there is none, one that holds no more than that."""
+    from flows.config import load_config
+    from models.zoo.detector import is_classifier
+
+    if not (recipe or model):
+        raise ValueError("which model? Give --model, or a --recipe")
+    given = (
+        ["weights.source=the argument"] if recipe else ["weights.source=the argument", "source={format: coco, root: .}"]
+    )
+    if model:
+        given += [f"detector.name={model}", f"task={'classification' if is_classifier(model) else 'detection'}"]
+    return load_config(recipe or Path(os.devnull), [*given, *overrides])[0]
 
 
 for around in (retrain, prelabel, sweep, join, parameters, serve, deploy):

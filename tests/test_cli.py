@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.cli import main
@@ -140,6 +141,27 @@ def test_a_plan_lists_what_is_not_copied_one_line_each(annotune: Command, tmp_pa
     assert any(line.startswith("rows") and "yolo_output.0.weight" in line for line in lines)
     assert not [line for line in lines if line.startswith("copied")]
     assert len(annotune(*call, "--all").stdout.splitlines()) > len(lines) + 200
+
+
+def test_a_plan_takes_the_rules_of_a_recipe(annotune: Command, tmp_path: Path) -> None:
+    state = build_detector(DetectorOptions(name="yolov3_mobilenet_v3"), 4).state_dict()
+    torch.save({f"theirs.{key}": value for key, value in state.items()}, tmp_path / "theirs.pth")
+    rules = {"rename": [[r"^theirs\.", ""]], "exclude": ["glob:neck*"], "source": "elsewhere.pth"}
+    source = {"format": "voc", "root": "nowhere", "categories": ["a", "b"]}
+    detector = {"name": "yolov3_mobilenet_v3"}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"source": source, "detector": detector, "weights": rules}))
+    plan = ("weights", "plan", tmp_path / "theirs.pth")
+    alone = ("--model", detector["name"], "--classes", "a,b", "--exclude", "glob:neck*")
+
+    by_recipe = annotune(*plan, "--recipe", tmp_path / "my.yaml")
+    by_options = annotune(*plan, *alone, "-o", r"weights.rename=[['^theirs\.', '']]")
+
+    assert by_recipe.returncode == 0, by_recipe.stderr
+    assert "excluded by 'glob:neck*'" in by_recipe.stdout
+    assert by_options.stdout == by_recipe.stdout
+    refused(annotune(*plan, *alone, "-o", "weights.key_mop=paddle"), "did you mean key_map?")
+    refused(annotune(*plan, "--classes", "a"), "which model? Give --model")
+    refused(annotune(*plan, "--model", detector["name"]), "which classes? Give --classes")
 
 
 def test_a_missing_recipe(annotune: Command, tmp_path: Path) -> None:
