@@ -142,7 +142,7 @@ _stage_command("check", "Check the dataset: a list and a page of what is wrong."
 _stage_command("fetch", "Fetch the pretrained checkpoint and verify it.")
 _stage_command("adapt", "Load what fits of the checkpoint; tell about every tensor.")
 _stage_command("train", "Fine-tune in a child process; goes on where a killed run was.")
-_stage_command("evaluate", "Evaluate the best checkpoint on the validation split.")
+_stage_command("evaluate", "Evaluate the best checkpoint on the test split, or on val where there is none.")
 
 
 @app.command()

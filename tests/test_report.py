@@ -122,6 +122,23 @@ def test_an_essential_file_that_is_absent_is_an_error(run: ReportInputs, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("file", "called"), [("val.json", "validation"), ("test.json", "test"), ("fold-3.json", "evaluated")]
+)
+def test_the_split_that_was_evaluated_is_called_what_it_is(
+    fresh: ReportInputs, tmp_path: Path, file: str, called: str
+) -> None:
+    inputs = replace(bare(fresh), val=fresh.val.rename(fresh.val.with_name(file)))
+    page = rendered(inputs, tmp_path)
+    compare([inputs, inputs], tmp_path / "both.html")
+    both = Page(tmp_path / "both.html")
+
+    assert f"On 6 {called} images" in page.text
+    assert f"measures on the {called} images" in page.text
+    assert both.text.count(f"6 {called}") == 2
+    assert called == "validation" or "validation" not in page.text + both.text
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])
 def test_a_damaged_file_is_an_error_that_names_it(fresh: ReportInputs, tmp_path: Path, content: str) -> None:
     fresh.val.write_text(content)

@@ -66,7 +66,7 @@ def split_figures(name: str, coco: Mapping[str, Any]) -> Split:
 def splits_of(run: Run) -> list[Split]:
     """The splits that the run has, training first."""
     found = [split_figures("training", run.train)] if run.train["images"] else []
-    return [*found, split_figures("validation", run.val)]
+    return [*found, split_figures(run.split, run.val)]
 
 
 def class_counts(splits: Sequence[Split]) -> list[ClassCount]:

@@ -23,7 +23,7 @@ class ReportInputs:
 
     Attributes:
         title: the headline of the page.
-        val: COCO file of the split that was evaluated.
+        val: COCO file of the split that was evaluated; the page calls it what the file is called, val or test.
         metrics: ``metrics.json`` of the evaluation.
         images: folder that the ``file_name`` of ``val`` are relative to; without it there are no pictures.
         train: COCO file of the training split.
@@ -70,6 +70,11 @@ class Run:
     plan: Mapping[str, Any]
     check: Mapping[str, Any] | None  # None: no check was recorded
     digests: Mapping[str, str]  # file name -> the first 16 hex digits of its SHA-256
+
+    @property
+    def split(self) -> str:
+        """What to call the split that was evaluated."""
+        return {"val": "validation", "test": "test"}.get(self.inputs.val.stem, "evaluated")
 
 
 def load_run(inputs: ReportInputs) -> Run:

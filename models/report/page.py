@@ -64,6 +64,7 @@ def compare(runs: Sequence[ReportInputs], path: Path) -> None:
             "title": run.inputs.title,
             "figures": results.headline(run.metrics, first if number else {}),
             "images": len(run.val["images"]),
+            "split": run.split,
             "detector": _detector(run),
             "note": run.inputs.note,
             "same_data": run.digests.get("evaluated annotations") == loaded[0].digests.get("evaluated annotations"),
@@ -86,6 +87,7 @@ def _results(run: Run) -> dict[str, Any]:
     return {
         "title": run.inputs.title,
         "summary": _summary(run),
+        "split": run.split,
         "has_baseline": bool(run.baseline),
         "versus": run.inputs.baseline_title,
         "classifies": results.classifies(run.metrics),
@@ -170,8 +172,8 @@ def _summary(run: Run) -> str:
     if results.classifies(run.metrics):
         return _accuracy_summary(run)
     ap, ap50 = results.measure(run.metrics, "AP"), results.measure(run.metrics, "AP50")
-    split = dataset.split_figures("validation", run.val)
-    seen = f"On {split.images:,} validation images with {split.instances:,} objects of {len(split.per_class)} classes"
+    split = dataset.split_figures(run.split, run.val)
+    seen = f"On {split.images:,} {split.name} images with {split.instances:,} objects of {len(split.per_class)} classes"
     if ap is None:
         return f"{seen} there was nothing to measure."
     text = f"{seen} the detector reaches {ap * 100:.1f} AP"
@@ -182,7 +184,7 @@ def _summary(run: Run) -> str:
 def _accuracy_summary(run: Run) -> str:
     """The result of a classifier in two sentences."""
     top1, asked = results.measure(run.metrics, "top1", "accuracy"), int(run.metrics.get("objects") or 0)
-    seen = f"Of {asked:,} validation pictures of {len(run.val['categories'])} classes"
+    seen = f"Of {asked:,} {run.split} pictures of {len(run.val['categories'])} classes"
     if top1 is None:
         return f"{seen} there was nothing to measure."
     text = f"{seen} the classifier names {top1 * 100:.1f}% rightly at the first guess"

@@ -49,7 +49,7 @@ def comparison(runs: Sequence[Run]) -> list[Markup]:
         ap.append(Line(run.inputs.title, x, [max(0.0, value) * 100 for value in y], series, markers=len(x) <= 40))
         x, y = thin(*_series(steps, "loss"))
         loss.append(Line(run.inputs.title, x, smooth(y), series))
-    charts = [line_chart(ap, title="AP or top-1 while training", x_label="step", y_low=0.0)]
+    charts = [line_chart(ap, title="Validation AP or top-1 while training", x_label="step", y_low=0.0)]
     return [
         chart
         for chart in [*charts, line_chart(loss, title="Training loss, smoothed", x_label="step", y_low=0.0)]
@@ -115,7 +115,7 @@ def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
         kept = [(a, b * 100) for a, b in zip(x, y, strict=True) if b >= 0]
         if kept:
             lines.append(Line(name, [a for a, _ in kept], [b for _, b in kept], series, markers=len(kept) <= 40))
-    return line_chart(lines, title="Evaluation while training", x_label="step", y_low=0.0) if lines else Markup("")
+    return line_chart(lines, title="Validation while training", x_label="step", y_low=0.0) if lines else Markup("")
 
 
 def _facts(
