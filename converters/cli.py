@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from converters.coco import merge_coco, write_coco
 from converters.collection import paused_collection
-from converters.errors import DatasetError
+from converters.errors import CategoriesError, DatasetError
 from converters.formats import FORMATS, Conversion, Format, Progress, convert
 from converters.records import ConversionLog
 from converters.splits import read_list
@@ -176,10 +176,15 @@ def _run(chosen: Format, values: dict[str, Any]) -> None:
     splits = _splits(values["split"])
     targets = _targets(values["output"], list(splits or {"all": 1.0}))
     with _progress(chosen.name) as progress:
-        result = convert(
-            chosen.name, values["root"], splits, images=values["images"], categories=_categories(values["categories"]),
-            options=options, jobs=values["jobs"], shard=_shard(values["shard"]), log=log, progress=progress,
-        )  # fmt: skip
+        try:
+            result = convert(
+                chosen.name, values["root"], splits, images=values["images"],
+                categories=_categories(values["categories"]), options=options, jobs=values["jobs"],
+                shard=_shard(values["shard"]), log=log, progress=progress,
+            )  # fmt: skip
+        except CategoriesError as error:
+            listed = Path(values["categories"]).is_file()
+            raise DatasetError(f"{values['categories']}: {error}" if listed else f"--{error}") from error
     print("\n".join(summary_lines(result)))
     if values["strict"]:
         _check_nothing_lost(result)

@@ -3,10 +3,13 @@
 ValueError
 `-- AnnotationError      this file cannot be converted
 `-- DatasetError         the files are fine, together they make no dataset
+    `-- CategoriesError  ... for the categories that were asked for are not in it
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -34,3 +37,14 @@ class AnnotationError(ValueError):
 
 class DatasetError(ValueError):
     """Files that are readable one by one but make no dataset: no images, an unknown class, a missing split."""
+
+
+class CategoriesError(DatasetError):
+    """A dataset without a single object of the categories that were asked for."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, in brackets to stand behind one that is none of them; empty if none is near."""
+    by_lower = {own.lower(): own for own in known}
+    near = get_close_matches(name.lower(), by_lower, 1)
+    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""

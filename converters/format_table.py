@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from converters.errors import DatasetError
+from converters.errors import DatasetError, did_you_mean
 from converters.records import ImageRecord
 
 Reader = Callable[..., Iterator[ImageRecord]]
@@ -118,7 +117,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType({row.name: row for row in _ROWS
 def find_format(name: str) -> Format:
     """The format of that name; DatasetError with the nearest one if there is none."""
     if name not in FORMATS:
-        raise DatasetError(f"no format {name!r}{_nearest(name, FORMATS)}. There are {', '.join(FORMATS)}")
+        raise DatasetError(f"no format {name!r}{did_you_mean(name, FORMATS)}. There are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 
@@ -132,7 +131,7 @@ def read_options(chosen: Format, options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in chosen.options:
             raise DatasetError(
-                f"{chosen.name} has no option {name!r}{_nearest(name, chosen.options)}. "
+                f"{chosen.name} has no option {name!r}{did_you_mean(name, chosen.options)}. "
                 f"It has {', '.join(chosen.options) or 'none'}"
             )
     return {name: _fitting(value, hints[name], f"{chosen.name} option {name!r}") for name, value in options.items()}
@@ -151,8 +150,3 @@ def _fitting(value: Any, hint: Any, what: str) -> Any:
         names = " or ".join(sorted(kind.__name__ for kind in kinds if kind is not NoneType))
         raise DatasetError(f"{what} is {value!r}, not a {names}")
     return value
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -13,9 +13,9 @@ import orjson
 
 from converters.coco import Coco, merge_coco, to_coco
 from converters.collection import paused_collection
-from converters.errors import DatasetError
+from converters.errors import CategoriesError, DatasetError, did_you_mean
 from converters.format_table import FORMATS, Categories, Format, find_format, read_options
-from converters.records import ConversionLog, ImageRecord
+from converters.records import ConversionLog, ImageRecord, other_class
 from converters.splits import check_shares, split_of
 
 __all__ = ["FORMATS", "Conversion", "Format", "Progress", "convert", "find_format", "join_shards"]
@@ -65,6 +65,7 @@ def convert(
 
     Raises:
         DatasetError: an unknown format or option, shares that don't add up, a split without images.
+        CategoriesError: there are objects, but none of any of the categories.
         AnnotationError: a file cannot be read, unless ``log.skip_bad``.
     """
     chosen = find_format(format)
@@ -83,6 +84,7 @@ def convert(
     result = _joined(chosen, root, images, options, categories, parts, log)
     if shard is None:
         _check_not_empty(result, root, bool(shares))
+        _check_categories(result, chosen, root, options, categories)
     return result
 
 
@@ -115,7 +117,7 @@ def join_shards(
         log: what was counted while the shards were read.
 
     Raises:
-        DatasetError: a split without images, or an image in two shards.
+        DatasetError: a split without images, an image in two shards, or no object of any of the categories.
     """
     chosen, splits = find_format(format), splits or {"all": 1.0}
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
@@ -125,6 +127,7 @@ def join_shards(
     given = read_options(chosen, options)
     result = _joined(chosen, root, images, given, categories, parts, log if log is not None else ConversionLog())
     _check_not_empty(result, root, bool(_shares(splits)))
+    _check_categories(result, chosen, root, given, categories)
     return result
 
 
@@ -177,6 +180,33 @@ def _check_not_empty(result: Conversion, root: Path, by_share: bool) -> None:
         )
     for name in empty:
         result.log.note("split without images: too few for its share", name)
+
+
+def _check_categories(
+    result: Conversion, chosen: Format, root: Path, options: Mapping[str, Any], wanted: Sequence[str] | None
+) -> None:
+    """Note the categories without any object; where that is all of them, and it is not for want of objects, raise."""
+    if wanted is None:
+        return
+    names = {category["id"]: category["name"] for coco in result.splits.values() for category in coco["categories"]}
+    found = {names[annotation["category_id"]] for coco in result.splits.values() for annotation in coco["annotations"]}
+    absent = [name for name in wanted if name not in found]
+    if wanted and not absent:
+        return
+    others = result.log.other_classes()
+    if not others:  # no object of any; some formats say what there could be
+        known = chosen.find_categories(root, options)
+        others = [entry if isinstance(entry, str) else entry["name"] for entry in known]
+    said = _some([f"{name!r}{did_you_mean(name, others)}" for name in absent])
+    if not found and (others or not wanted) and not set(others) & set(wanted):
+        there = _some(others) or "no objects"
+        raise CategoriesError(f"categories: none is in {root}: {said or 'the list is empty'}. It has {there}")
+    result.log.note(f"categories without any object: {said}", ", ".join(result.splits))
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @dataclass(frozen=True)
@@ -253,6 +283,6 @@ def _only(
             continue
         for instance in record.instances:
             if instance.category not in wanted:
-                log.drop(f"class {instance.category!r} is not among the categories", record.source)
+                log.drop(other_class(instance.category), record.source)
         kept = tuple(instance for instance in record.instances if instance.category in wanted)
         yield ImageRecord(record.file_name, record.width, record.height, kept, record.source, record.attributes)

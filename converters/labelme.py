@@ -19,7 +19,7 @@ from converters.labelme_layout import ImageFinder, find_files, name_without_imag
 from converters.labelme_shapes import STROKES, Part, Ring, ShapeError, as_rle, cover, read_points
 from converters.masks import check_size, unite
 from converters.pictures import picture_size, record_without_objects
-from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
+from converters.records import Box, ConversionLog, ImageRecord, Instance, other_class, read_each
 from converters.splits import list_entries, read_list, take_shard
 
 RectangleRule: TypeAlias = Literal["ring", "box"]
@@ -232,7 +232,7 @@ class _Reader:
             return f"a {kind} is no object (strokes takes it as one)"
         name = self._split_label(label)[0]
         if self.rules.categories is not None and name not in self.rules.categories:
-            return f"class {name!r} is not among the categories"
+            return other_class(name)
         return ""
 
     def _split_label(self, label: str) -> tuple[str, str | None]:

@@ -81,6 +81,12 @@ class ConversionLog:
         """Count one thing that was repaired or decided at ``where``."""
         self._count(self.notes, remark, where)
 
+    def other_classes(self) -> list[str]:
+        """The classes of objects that were left out for :func:`other_class`, sorted."""
+        before, after = other_class("\0").split(repr("\0"))
+        reasons = [reason for reason in self.dropped if reason.startswith(before) and reason.endswith(after)]
+        return sorted(reason[len(before) + 1 : -len(after) - 1] for reason in reasons)
+
     def merge(self, other: ConversionLog) -> None:
         """Add what another process or pass counted."""
         self.expected += other.expected
@@ -100,6 +106,11 @@ class ConversionLog:
         places = self.examples.setdefault(reason, [])
         if len(places) < _EXAMPLES:
             places.append(where)
+
+
+def other_class(name: str) -> str:
+    """Why an object is left out whose class is not among the categories asked for."""
+    return f"class {name!r} is not among the categories"
 
 
 def read_each(

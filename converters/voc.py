@@ -13,7 +13,7 @@ from converters.boxes import fit_box
 from converters.errors import AnnotationError, DatasetError
 from converters.files import check_name, read_file
 from converters.pictures import IMAGE_SUFFIXES, picture_size, record_without_objects
-from converters.records import Box, ConversionLog, ImageRecord, Instance, read_each
+from converters.records import Box, ConversionLog, ImageRecord, Instance, other_class, read_each
 from converters.splits import take_shard
 from converters.voc_layout import ImageFinder, VocLayout, find_layout, find_xml
 from converters.voc_xml import RegularFile, VocFile, VocObject, parse_fully, parse_regular
@@ -217,7 +217,7 @@ class _Reader:
             if self.rules.parts and obj.parts:
                 found += self._instances(obj.parts, path, width, height, devkit)
             if wanted is not None and name not in wanted:
-                self.log.drop(f"class {name!r} is not among the categories", f"{path}, object {number}")
+                self.log.drop(other_class(name), f"{path}, object {number}")
                 continue
             crowd = False
             if difficult != "keep" and "difficult" in attributes:

@@ -139,7 +139,7 @@ def test_only_what_changed_is_new(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"bbox-tinny": "drop"}, r"no rule is called 'bbox-tinny'; did you mean 'bbox-tiny'\?"),
+        ({"bbox-tinny": "drop"}, r"no rule is called 'bbox-tinny' \(did you mean 'bbox-tiny'\?\)"),
         ({"bbox-tiny": "delete"}, "this rule takes error, warn, info, drop, off"),
         ({"bbox-tiny": "fix"}, "this rule takes error, warn, info, drop, off"),
         ({"split-empty": "drop"}, "this rule takes error, warn, info, off"),

@@ -97,6 +97,7 @@ def test_config_prints_values_with_their_origins(annotune: Command, recipe: Path
         ("detector.name=fasterrcnn_resnet50", ["fasterrcnn_resnet50", "fasterrcnn_resnet50_fpn"]),
         ("source.format=vox", ["source.format: no format 'vox' (did you mean 'voc'?)"]),
         ("source.options={corner: edges}", ["corner", "corners"]),
+        ("source.categories=[Balloons]", ["categories: none is in", "'Balloons' (did you mean 'balloon'?)"]),
         ("source.root=/nowhere/at/all", ["/nowhere/at/all"]),
         ("source.splits={train: train, val: nosuchsplit}", ["nosuchsplit"]),
         ("weights={source: /nowhere/weights.pth}", ["/nowhere/weights.pth"]),

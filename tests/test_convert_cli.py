@@ -85,6 +85,22 @@ def test_categories_from_the_line_or_a_file(run: Run, dataset: Path, tmp_path: P
         assert [category["name"] for category in coco["categories"]] == ["dog", "cat"]
 
 
+def test_categories_that_match_nothing_are_an_error(run: Run, dataset: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("Cat\nDog\n")
+    for given, says in (("Cat", "error: --categories: none is in"), (labels, "labels.txt: categories: none")):
+        done = run("voc", dataset, "-o", tmp_path / "out.json", "--categories", given)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert "'Cat' (did you mean 'cat'?)" in done.stderr
+        assert "It has cat" in done.stderr
+    assert not (tmp_path / "out.json").exists()
+
+    some = run("voc", dataset, "-o", tmp_path / "out.json", "--categories", "Dog,cat")
+    assert some.returncode == 0
+    assert "noted: 1 x categories without any object: 'Dog' (did you mean 'dog'?) (as in all)" in some.stdout
+
+
 def test_strict_writes_nothing_if_anything_is_lost(run: Run, dataset: Path, tmp_path: Path) -> None:
     done = run("voc", dataset, "-o", tmp_path / "out.json", "--strict")
 

@@ -7,6 +7,8 @@ from helpers_converters import photo, real, voc_object, voc_xml, write_voc
 
 import converters
 from converters import FORMATS, AnnotationError, ConversionLog, DatasetError, convert, merge_coco
+from converters.errors import CategoriesError
+from converters.formats import join_shards
 
 
 @pytest.fixture
@@ -57,6 +59,23 @@ def test_given_categories_are_the_order_and_the_rest_is_counted(devkit: Path) ->
 
     assert names(result.splits["all"]) == ["dog", "cat"]
     assert result.log.dropped == {"class 'rare' is not among the categories": 1}
+
+
+def test_categories_of_which_there_is_no_object_are_said(devkit: Path) -> None:
+    some = convert("voc", devkit, {"train": "train", "val": "val"}, categories=["Dog", "rare", "cow"])
+
+    assert [note for note in some.log.notes if "without" in note] == [
+        "categories without any object: 'Dog' (did you mean 'dog'?), 'cow'"
+    ]
+    for wrong, says in ((["Dog", "cow"], r"'Dog' \(did you mean 'dog'\?\), 'cow'\. It has"), ([], "the list is empty")):
+        with pytest.raises(CategoriesError, match=rf"^categories: none is in \S+: {says}.* cat, dog, rare$"):
+            convert("voc", devkit, categories=wrong)
+    log = ConversionLog()
+    shards = [
+        convert("voc", devkit, categories=["cow"], shard=(i, 2), log=log).splits for i in range(2)
+    ]  # may have none
+    with pytest.raises(CategoriesError, match="'cow'"):
+        join_shards("voc", devkit, shards, categories=["cow"], log=log)
 
 
 def test_coco_keeps_its_order_and_can_be_subset(devkit: Path, tmp_path: Path) -> None:

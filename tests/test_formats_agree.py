@@ -9,6 +9,7 @@ import pytest
 from helpers_converters import photo, voc_object, voc_xml, write_voc
 
 from converters import FORMATS, Conversion, convert, write_coco
+from converters.errors import CategoriesError
 
 WIDTH, HEIGHT = 100, 80
 SCENE = {"a": [("person", (10, 20, 30, 50)), ("car", (0, 0, 100, 80)), ("person", (60, 8, 90, 40))], "b": []}
@@ -89,6 +90,13 @@ def as_widerface(root: Path) -> None:
     (root / "wider_face_split/wider_face_train_bbx_gt.txt").write_text("\n".join(rows))
 
 
+def as_whole_pictures(root: Path) -> None:
+    for label in ("car", "person"):
+        (root / label).mkdir()
+        photo(root / label / "a.png")
+    (root / "train_list.txt").write_text("car/a.png car\nperson/a.png person\n")
+
+
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "voc": ("voc", as_voc), "devkit": ("voc", as_devkit), "labelme": ("labelme", as_labelme), "yolo": ("yolo", as_yolo),
     "kitti": ("kitti", as_kitti), "coco": ("coco", as_coco), "cityscapes": ("cityscapes", as_cityscapes),
@@ -119,6 +127,16 @@ def test_the_same_scene_is_the_same_in_every_format(tmp_path: Path, writer: str)
     assert scene(result) == expected
     if writer != "coco":
         assert all((result.image_root / image["file_name"]).is_file() for image in result.splits["all"]["images"])
+
+
+@pytest.mark.parametrize("writer", [*WRITERS, "imagefolder", "imagelist"])
+def test_categories_that_match_nothing_are_an_error_in_every_format(tmp_path: Path, writer: str) -> None:
+    name, write = WRITERS.get(writer, (writer, as_whole_pictures))
+    write(tmp_path)
+    known = "face" if writer == "widerface" else "person"
+
+    with pytest.raises(CategoriesError, match=rf"'{known}s' \(did you mean '{known}'\?\), .*\. It has .*{known}"):
+        convert(name, tmp_path, categories=[f"{known}s", "tree"])
 
 
 def test_every_format_is_among_them() -> None:

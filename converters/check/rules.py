@@ -8,11 +8,10 @@ Policy, by rule id: ``error``, ``warn`` and ``info`` report; ``fix`` repairs the
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from converters.errors import DatasetError
+from converters.errors import DatasetError, did_you_mean
 
 POLICIES = ("error", "warn", "info", "fix", "drop", "off")
 SEVERITIES = ("error", "warning", "info")
@@ -237,15 +236,10 @@ def repair_policy(overrides: Mapping[str, str] | None = None) -> dict[str, str]:
 def _checked(overrides: Mapping[str, str]) -> dict[str, str]:
     for name, policy in overrides.items():
         if name not in RULES:
-            raise DatasetError(f"policy: no rule is called {name!r}{_nearest(name, RULES)}")
+            raise DatasetError(f"policy: no rule is called {name!r}{did_you_mean(str(name), RULES)}")
         if policy not in RULES[name].allowed:
             raise DatasetError(f"policy {name}={policy!r}: this rule takes {', '.join(RULES[name].allowed)}")
     return dict(overrides)
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def rules_table() -> str:
