@@ -128,11 +128,11 @@ def _add_common(parser: argparse.ArgumentParser, chosen: Format) -> None:
     add("--categories", metavar="A,B,... | FILE", help="the classes in the order of their ids, or a file, one a line")
     add("--strict", action="store_true", help="write nothing, exit 1, if anything had to be left out")
     add("--skip-bad", action="store_true", help="leave out what cannot be read, and count it")
-    add("--jobs", type=_count, default=1, help="processes that read; for slow disks, masks and very many files")
     if "shard" in chosen.parameters:
+        add("--jobs", type=_count, default=1, help="processes that read; for slow disks, masks and very many files")
         add("--shard", metavar="I/N", help="only the I-th of N parts, from 0; `merge` joins them")
-    else:
-        parser.set_defaults(shard=None)
+    else:  # one list, read by one process
+        parser.set_defaults(jobs=1, shard=None)
 
 
 def _count(text: str) -> int:

@@ -40,7 +40,9 @@ class SourceOptions(BaseModel):
     categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
     options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
-    jobs: int = Field(1, ge=1, description="Processes that read annotations")
+    jobs: int = Field(
+        1, ge=1, description="Processes that read annotations; one list, as of coco or widerface, is read by one"
+    )
     crops: CropOptions | None = Field(
         None, description="How a classifier's pictures are cut out of a dataset of objects; only with a classifier"
     )

@@ -134,6 +134,8 @@ def test_bad_files_stop_or_are_skipped(run: Run, dataset: Path, tmp_path: Path) 
         (["voc", "."], "--output"),
         (["voc", ".", "-o", "x.json", "--jobs", "0"], "--jobs: '0' is not a number from 1"),
         (["voc", ".", "-o", "x.json", "--corner", "auto"], "--corner"),
+        (["coco", ".", "-o", "x.json", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
+        (["widerface", ".", "-o", "x.json", "--jobs", "2"], "unrecognized arguments: --jobs 2"),
         (["check", "x.json", "--max-drop", "2"], "--max-drop"),
         (["coco", "nowhere.json", "-o", "x.json"], "no COCO file"),
         (["merge", "nowhere.json", "-o", "x.json"], "cannot be read"),
