@@ -14,7 +14,7 @@ from flows.config import FinetuneConfig
 from tasks.adapt import adapt
 from tasks.check import check, classes_of, refuse_errors
 from tasks.convert import convert, images_of
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, last_of
 from tasks.fetch import fetch
 from tasks.look import look
 from tasks.report import ReportOptions, report
@@ -64,7 +64,9 @@ def chain(
     yield "train", trained
     # val chose the best checkpoint; where there is a test split, the figures come from images that chose nothing.
     held_out = "test.json" if checked.has("test.json") else "val.json"
-    evaluated = run(evaluate, trained.file("best.pt"), checked.file(held_out), images, config.evaluate)
+    evaluated = run(
+        evaluate, trained.file("best.pt"), checked.file(held_out), images, config.evaluate, last_of(trained)
+    )
     yield "evaluate", evaluated
     page = run(
         report,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-import orjson
 from prefect import flow, get_run_logger
 from pydantic import BaseModel
 
@@ -16,7 +15,7 @@ from flows.chain import chain
 from flows.config import FinetuneConfig
 from flows.runs import publish
 from tasks.as_task import as_task, refuse_timeout
-from tasks.evaluate import headline_scores
+from tasks.evaluate import read_headline
 from tasks.gc import under_way
 from tasks.runners import map_task
 from tasks.shards import ConvertOptions
@@ -77,7 +76,7 @@ def finetune(config: FinetuneConfig, baseline: Product | None = None, baseline_t
 
 def scores_of(evaluated: Product) -> dict[str, float]:
     """COCO's box metrics of an evaluation, or a classifier's accuracy, 0..1."""
-    return headline_scores(orjson.loads((evaluated.path / "metrics.json").read_bytes()))
+    return read_headline(evaluated.path / "metrics.json")
 
 
 class as_tasks:  # noqa: N801 - the way of a chain: chain(config, as_tasks(config))

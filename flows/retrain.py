@@ -23,7 +23,7 @@ from flows.promotion import Decision, PromotionRules, Scores, decide, read_score
 from flows.registry import ChampionChangedError, Entry, Registry, Version
 from tasks.adapt import adapt
 from tasks.check import classes_of
-from tasks.evaluate import evaluate
+from tasks.evaluate import evaluate, last_of
 from tasks.fetch import WeightsOptions, fetch
 from tasks.gc import under_way
 from tasks.holdout import holdout, validation_names
@@ -177,7 +177,7 @@ def _challenge(
     trained = run(
         train, adapted.file("init.pt"), train_json, val_json, data.images, choose_freeze(config.train, adapted, split)
     )
-    evaluated = run(evaluate, trained.file("best.pt"), val_json, data.images, config.evaluate)
+    evaluated = run(evaluate, trained.file("best.pt"), val_json, data.images, config.evaluate, last_of(trained))
     before = None
     if champion:
         before = run(evaluate, _model(config, champion, book), split.file("known.json"), data.images, config.evaluate)

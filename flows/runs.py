@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import yaml
 
 from models.report import ReportInputs, compare
-from tasks.evaluate import headline_scores
+from tasks.evaluate import LAST_METRICS, read_headline
 from tasks.store import Product
 
 FILES = {
     "train": ("best.pt", "last.pt", "metrics.jsonl", "environment.json"),
-    "evaluate": ("metrics.json", "detections.json"),
+    "evaluate": ("metrics.json", "detections.json", LAST_METRICS),
     "adapt": ("plan.json",),
     "check": ("problems.html", "problems.json", "train.json", "val.json", "test.json"),
     "report": ("report.html",),
@@ -55,6 +54,7 @@ def publish(workspace: Path, name: str, config: str, products: Mapping[str, Prod
     for stage, names in FILES.items():
         for file in names:
             if products[stage].has(file):
+                (part / file).parent.mkdir(exist_ok=True)
                 _link(products[stage].path / file, part / file)
     for events in sorted(products["train"].path.glob("tensorboard/*")):
         (part / "tensorboard").mkdir(exist_ok=True)
@@ -86,15 +86,20 @@ def _read_run(folder: Path) -> RunFolder:
     return RunFolder(
         name=folder.name,
         path=folder,
-        metrics=headline_scores(orjson.loads((folder / "metrics.json").read_bytes())),
+        metrics=read_headline(folder / "metrics.json") | _last_scores(folder / LAST_METRICS),
         config=_flat(yaml.safe_load((folder / "config.yaml").read_text())),
     )
 
 
+def _last_scores(path: Path) -> dict[str, float]:
+    """What the last checkpoint reached, where that is not the best one."""
+    return {f"last {name}": value for name, value in read_headline(path).items()} if path.is_file() else {}
+
+
 def figures(scores: Iterable[Mapping[str, float]]) -> list[str]:
-    """The columns of a table of runs: the two measures that come first, of detectors and of classifiers."""
+    """The columns of a table of runs: what comes first of detectors and of classifiers, and of last checkpoints."""
     named = {name for own in scores for name in own}
-    return [name for name in ("AP", "AP50", "top1", "mean_class") if name in named]
+    return [name for name in ("AP", "AP50", "top1", "mean_class", "last AP", "last top1") if name in named]
 
 
 def cells(scores: Mapping[str, float], columns: Iterable[str], digits: int = 3) -> list[str]:
@@ -127,6 +132,7 @@ def _inputs(folder: Path, note: str) -> ReportInputs:
         note=note,
         val=held_out if held_out.is_file() else folder / "val.json",
         metrics=folder / "metrics.json",
+        last=folder / LAST_METRICS,
         train=folder / "train.json",
         detections=folder / "detections.json",
         history=folder / "metrics.jsonl",

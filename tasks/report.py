@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.report import ReportInputs, render
 from tasks.convert import Images
+from tasks.evaluate import last_metrics
 from tasks.stage import product
 from tasks.store import Product
 
@@ -40,6 +41,7 @@ def report(
         title=options.title,
         val=checked.path / options.split,
         metrics=evaluated.path / "metrics.json",
+        last=last_metrics(evaluated),
         images=images.root,
         train=checked.path / "train.json",
         detections=evaluated.path / "detections.json",

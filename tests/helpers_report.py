@@ -31,6 +31,7 @@ def fake_run(
         images=folder / "images",
         detections=_dump(folder / "detections.json", detections),
         metrics=_dump(folder / "metrics.json", _metrics(val, detections, rng, classes, lift=0.0)),
+        last=_dump(folder / "last.json", _metrics(val, detections, rng, classes, lift=-0.02)),
         baseline=_dump(folder / "baseline.json", _metrics(val, detections, rng, classes, lift=-0.06)),
         baseline_title="training from scratch",
         history=folder / "metrics.jsonl",

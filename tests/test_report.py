@@ -97,7 +97,7 @@ def test_the_essentials_alone_make_a_page(run: ReportInputs, tmp_path: Path) -> 
 
 
 OPTIONAL = [field.name for field in fields(ReportInputs) if field.name in {
-    "images", "train", "detections", "history", "plan", "problems", "baseline"}]  # fmt: skip
+    "images", "train", "detections", "history", "plan", "problems", "last", "baseline"}]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -225,6 +225,7 @@ def test_a_run_without_a_detection(fresh: ReportInputs, tmp_path: Path) -> None:
     fresh.detections.write_text("[]")
     nothing = dict.fromkeys(("AP", "AP50", "AP75"), 0.0) | {"APs": -1.0}
     rewrite(fresh.metrics, bbox=nothing, per_class=[], curves={}, confusion={}, errors={}, suspects=[])
+    rewrite(fresh.last, bbox=nothing, per_class=[])
     page = rendered(fresh, tmp_path)
     assert "0.0 AP" in page.text
     assert "AP small" not in page.text, "-1 is no measure"

@@ -112,6 +112,24 @@ def test_what_a_perfect_detector_gets() -> None:
     assert all(kind["count"] == 0 for kind in metrics["errors"].values())
 
 
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_every_class_has_its_own_figures_of_boxes_and_of_masks(engine: Any) -> None:
+    truth, results = scene(3)
+    truth = complete_truth(truth)
+
+    rows = measure(truth, results, masks=True, options=EvaluateOptions(engine=engine))["per_class"]
+
+    assert [row["name"] for row in rows] == ["class 1", "class 2", "class 3", "class 4"]
+    for number, row in enumerate(rows, 1):
+        alone = {**truth, "categories": [truth["categories"][number - 1]]}
+        alone["annotations"] = [one for one in truth["annotations"] if one["category_id"] == number]
+        found = [one for one in results if one["category_id"] == number]
+        for kind, (precision, recall) in {"bbox": ("AP", "AR"), "segm": ("mask_AP", "mask_AR")}.items():
+            oracle = summary(accumulate(alone, found, kind, "pycocotools"))  # type: ignore[arg-type]
+            assert (row[precision], row[recall]) == pytest.approx((oracle["AP"], oracle["AR100"]), abs=1e-6)
+    assert rows[0]["AP"] != rows[0]["mask_AP"]
+
+
 def test_mistakes_are_told_apart() -> None:
     size = {"width": 100, "height": 100}
     truth = {

@@ -31,6 +31,7 @@ class ReportInputs:
         history: ``metrics.jsonl`` of the training.
         plan: ``plan.json`` of the weight loading; absent where the training began from scratch.
         problems: ``problems.json`` of the check.
+        last: ``metrics.json`` of the checkpoint that the training ended with, where that is not the best one.
         baseline: ``metrics.json`` of the run to compare with.
         baseline_title: what to call that run.
         note: what sets this run apart from those it is compared with.
@@ -48,6 +49,7 @@ class ReportInputs:
     history: Path | None = None
     plan: Path | None = None
     problems: Path | None = None
+    last: Path | None = None
     baseline: Path | None = None
     baseline_title: str = "baseline"
     note: str = ""
@@ -64,6 +66,7 @@ class Run:
     val: Mapping[str, Any]
     train: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    last: Mapping[str, Any]
     baseline: Mapping[str, Any]
     detections: Sequence[Mapping[str, Any]]
     history: Sequence[Mapping[str, Any]]
@@ -92,6 +95,7 @@ def load_run(inputs: ReportInputs) -> Run:
         val=_coco(inputs.val),
         train=_coco(inputs.train),
         metrics=_read(inputs.metrics, (dict,), {}),
+        last=_read(inputs.last, (dict,), {}),
         baseline=_read(inputs.baseline, (dict,), {}),
         detections=_read(inputs.detections, (list,), []),
         history=_lines(inputs.history),

@@ -63,6 +63,7 @@ def compare(runs: Sequence[ReportInputs], path: Path) -> None:
         {
             "title": run.inputs.title,
             "figures": results.headline(run.metrics, first if number else {}),
+            "last": results.headline(run.last, first) if run.last else [],
             "images": len(run.val["images"]),
             "split": run.split,
             "detector": _detector(run),
@@ -93,7 +94,8 @@ def _results(run: Run) -> dict[str, Any]:
         "classifies": results.classifies(run.metrics),
         "boxes": results.headline(run.metrics, run.baseline),
         "masks": results.headline(run.metrics, run.baseline, "segm"),
-        "classes": results.class_results(run.metrics, run.baseline),
+        "versions": results.versions(run.metrics, run.last),
+        "classes": results.class_results(run.metrics, run.baseline, run.last),
         "curves": results.curves(run.metrics),
         "confusion": results.confusion(run.metrics),
         "errors": results.error_kinds(run.metrics),

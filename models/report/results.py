@@ -24,6 +24,11 @@ ACCURACY = (
     ("top5", "Top-5", "the right one is among five"),
     ("mean_class", "Class mean", "top-1, every class counting the same"),
 )
+CLASS_MEASURES = {
+    "AP": "AP", "AP50": "AP50", "AR": "AR", "mask_AP": "Mask AP", "mask_AR": "Mask AR",
+    "recall": "Accuracy", "precision": "Precision", "f1": "F1",
+}  # fmt: skip
+RANKED_BY = ("AP", "recall")  # a class: by AP, or by a classifier's accuracy on it
 ERRORS = {
     "class": "well placed, wrong class",
     "localisation": "right class, badly placed",
@@ -52,14 +57,12 @@ class ClassResult:
     """One class in the results. Measures are 0..1, None where there is nothing to measure."""
 
     name: str
-    ap: float | None
-    ap50: float | None
-    recall: float | None
+    ap: float | None  # of a classifier: the accuracy on the class, its recall
     change: float | None  # of AP against the baseline
+    more: Mapping[str, float | None]  # the other measures by their titles
+    last: Mapping[str, float | None]  # of the last checkpoint, by their titles, where that is another
     truths: int
     detections: int
-    precision: float | None = None  # of a classifier, whose ``ap`` is the accuracy on the class (its recall)
-    f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,28 @@ def headline(metrics: Mapping[str, Any], baseline: Mapping[str, Any], kind: str 
     return figures
 
 
-def class_results(metrics: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[ClassResult]:
+def versions(metrics: Mapping[str, Any], last: Mapping[str, Any]) -> list[tuple[str, list[Figure]]]:
+    """The numbers of the best checkpoint and of the last, row by row, those of masks too; none without a last.
+
+    What is defined for neither is left out.
+    """
+    kinds = {"": main_kind(metrics)} | ({", masks": "segm"} if metrics.get("segm") else {})
+    rows = [
+        (name + of, headline(found, before, kind))
+        for of, kind in kinds.items()
+        for name, found, before in (("best", metrics, {}), ("last", last, metrics))
+    ]
+    defined = {figure.name for _, figures in rows for figure in figures if figure.value is not None}
+    return [(name, [one for one in figures if one.name in defined]) for name, figures in rows] if last else []
+
+
+def class_results(
+    metrics: Mapping[str, Any], baseline: Mapping[str, Any], last: Mapping[str, Any] | None = None
+) -> list[ClassResult]:
     """Every class, the best first, those without a truth last."""
     before = {str(row.get("name")): _class_measure(row) for row in baseline.get("per_class") or []}
-    rows = [_class(row, before) for row in metrics.get("per_class") or []]
+    later = {str(row.get("name")): row for row in (last or {}).get("per_class") or []}
+    rows = [_class(row, before, later) for row in metrics.get("per_class") or []]
     return sorted(rows, key=lambda row: (row.ap is None, -(row.ap or 0.0), row.name))
 
 
@@ -193,18 +214,22 @@ def suspects(metrics: Mapping[str, Any], most: int = 12) -> list[dict[str, Any]]
     return rows[:most]
 
 
-def _class(row: Mapping[str, Any], before: Mapping[str, float | None]) -> ClassResult:
+def _class(
+    row: Mapping[str, Any], before: Mapping[str, float | None], later: Mapping[str, Mapping[str, Any]]
+) -> ClassResult:
     name, ap = str(row.get("name", "")), _class_measure(row)
+    more = {CLASS_MEASURES[key]: _defined(row[key]) for key in CLASS_MEASURES if key in row and key not in RANKED_BY}
+    last = {
+        CLASS_MEASURES[key]: _defined(later[name].get(key)) for key in CLASS_MEASURES if key in row and name in later
+    }
     return ClassResult(
         name=name,
         ap=ap,
-        ap50=_defined(row.get("AP50")),
-        recall=_defined(row.get("AR")),
         change=_change(ap, before.get(name)),
+        more=more,
+        last=last,
         truths=int(row.get("truths") or 0),
         detections=int(row.get("detections") or 0),
-        precision=_defined(row.get("precision")),
-        f1=_defined(row.get("f1")),
     )
 
 

@@ -100,9 +100,10 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
     evaluation = hotcoco_evaluation(truth, results, "bbox") if engine == "hotcoco" else None
     curves = curves_of(evaluation) if evaluation is not None else accumulate(truth, results, "bbox", engine)
     metrics: dict[str, Any] = {"bbox": summary(curves)}
-    if masks and has_outlines(truth):
-        metrics["segm"] = summary(accumulate(truth, results, "segm", engine))
-    metrics["per_class"] = per_class(curves, truth, results)
+    mask_curves = accumulate(truth, results, "segm", engine) if masks and has_outlines(truth) else None
+    if mask_curves is not None:
+        metrics["segm"] = summary(mask_curves)
+    metrics["per_class"] = per_class(curves, truth, results, mask_curves)
     metrics["curves"] = precision_recall(curves, truth)
     metrics["images"] = len(truth["images"])
     if evaluation is not None:

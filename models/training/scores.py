@@ -131,8 +131,10 @@ def summary(curves: Curves) -> dict[str, float]:
     }
 
 
-def per_class(curves: Curves, truth: dict[str, Any], results: list[Result]) -> list[dict[str, Any]]:
-    """AP and AR of each category, with how many objects and detections they rest on."""
+def per_class(
+    curves: Curves, truth: dict[str, Any], results: list[Result], masks: Curves | None = None
+) -> list[dict[str, Any]]:
+    """AP and AR of each category, of its masks too, with how many objects and detections they rest on."""
     truths = Counter(row["category_id"] for row in truth["annotations"] if not row["iscrowd"])
     found = Counter(result["category_id"] for result in results)
     return [
@@ -141,11 +143,19 @@ def per_class(curves: Curves, truth: dict[str, Any], results: list[Result]) -> l
             "AP": _mean(curves.precision[:, :, index, ALL, MOST]),
             "AP50": _mean(curves.precision[HALF, :, index, ALL, MOST]),
             "AR": _mean(curves.recall[:, index, ALL, MOST]),
+            **({} if masks is None else _of_masks(masks, index)),
             "truths": truths[category["id"]],
             "detections": found[category["id"]],
         }
         for index, category in enumerate(truth["categories"])
     ]
+
+
+def _of_masks(curves: Curves, index: int) -> dict[str, float]:
+    return {
+        "mask_AP": _mean(curves.precision[:, :, index, ALL, MOST]),
+        "mask_AR": _mean(curves.recall[:, index, ALL, MOST]),
+    }
 
 
 def precision_recall(curves: Curves, truth: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
