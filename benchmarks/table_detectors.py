@@ -28,7 +28,7 @@ PAGE = Path(__file__).parents[1] / "docs/real-data.md"
 TABLE = re.compile(r"(<!-- table -->\n.*?\n\|-[^\n]*)\n.*?(<!-- end -->)", re.DOTALL)
 WIDTH, HEIGHT = 192, 144
 SHORT = {"optimizer": "adamw", "weight_decay": 0.01, "batch_size": 4, "warmup_steps": 10, "threads": 1, "workers": 0}
-RESIZED = {"min_size": HEIGHT, "max_size": WIDTH, "backbone": "timm://mobilenetv3_large_100"}
+RESIZED = {"min_size": HEIGHT, "max_size": WIDTH, "backbone": "timm://mobilenetv3_large_100", "norm": "batch"}
 REGIONS = RESIZED | {"rois_per_image": 32}
 
 
@@ -43,17 +43,23 @@ class Row:
     epochs: int  # over the photos; what is quick gets more of them
     scene_epochs: int = 0  # over the drawn scenes
     teacher: str | None = None  # whose pretrained weights it takes; its own by default
+    freeze: str | None = "none"  # of the weights; None: what the detector holds by itself
+    amp: str = "on"  # bfloat16, which a network as small as SSDlite's or YOLOv3's here does not need
 
 
 FASTER = "fasterrcnn_resnet50_fpn"
+SSDLITE = {"fixed_size": (HEIGHT, WIDTH), "norm": "batch"}
+YOLO = {"min_size": WIDTH, "max_size": WIDTH, "norm": "batch", "anchors": "auto"}
 ROWS = (
-    Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", {"fixed_size": (HEIGHT, WIDTH)}, 1e-3, 120, 12),
-    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", {"min_size": WIDTH, "max_size": WIDTH}, 1e-3, 80, 6),
-    Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, 3),
-    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, teacher=FASTER),
+    Row("ssd300_vgg16", "SSD300, VGG-16", {}, 1e-4, 24, 2),  # at 300x300, which its boxes are made for
+    Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", SSDLITE, 1e-3, 120, 12, amp="off"),
+    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", YOLO, 1e-3, 80, 6, amp="off"),
+    Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, 3),
+    Row(FASTER, "the same, its first stages held", REGIONS, 5e-4, 24, 3, freeze=None),
+    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
     Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 40, 3),
-    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 30, teacher=FASTER),
-    Row("cascade_mask_rcnn_resnet50_fpn", "Cascade Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),
+    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
+    Row("cascade_mask_rcnn_resnet50_fpn", "Cascade Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
 )
 
 
@@ -64,14 +70,13 @@ def run(row: Row, name: str, workspace: Path, source: dict[str, Any], epochs: in
             "name": name,
             "workspace": workspace,
             "source": source,
-            "detector": {"name": row.name, "norm": "batch", **row.small},
+            "detector": {"name": row.name, **row.small},
             "weights": {"source": weights} if weights else None,
             # Evaluated once, at the end: nothing is chosen by the photos that the figures come from.
             "train": SHORT
-            | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate}
-            # What a detector with weights freezes by itself is for weights from millions of photos.
-            | ({"freeze": "none"} if weights else {})
-            | ({"amp": "on"} if "backbone" in row.small else {}),
+            | {"epochs": epochs, "eval_every": epochs, "learning_rate": row.rate, "amp": row.amp}
+            # What a detector with weights holds by itself is for weights from millions of photos.
+            | ({"freeze": row.freeze} if weights else {}),
             "evaluate": {"workers": 0},
         }
     )

@@ -206,16 +206,13 @@ def runs(
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="A model: list the checkpoints published for it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A model: its checkpoints, what depends on the classes.")] = None,
 ) -> None:
     """List detectors and classifiers: published scores, parameters, and the fields to exclude from a load."""
-    from models.zoo import classifier_table, get_detector, zoo_table
+    from models.zoo import classifier_table, zoo_table
 
     if name:
-        for weights in get_detector(name).pretrained:
-            known = (("box AP", weights.box_ap), ("mask AP", weights.mask_ap), ("top-1", weights.top1))
-            published = ", ".join(f"{kind} {score}" for kind, score in known if score)
-            out.print(f"{weights.source}  {published}", soft_wrap=True)
+        _tell_model(name)
         return
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("detector", no_wrap=True)
@@ -243,6 +240,23 @@ def models(
         "top-1: published on ImageNet's validation images, percent. These are some: timm://NAME and torchvision://NAME "
         "take any model of the two libraries."
     )
+
+
+def _tell_model(name: str) -> None:
+    """The checkpoints published for a model, and its tensors that depend on the classes."""
+    from models.zoo import class_tensors, get_detector
+
+    detector = get_detector(name)
+    for weights in detector.pretrained:
+        known = (("box AP", weights.box_ap), ("mask AP", weights.mask_ap), ("top-1", weights.top1))
+        published = ", ".join(f"{kind} {score}" for kind, score in known if score)
+        out.print(f"{weights.source}  {published}", soft_wrap=True)
+    tensors = class_tensors(detector)
+    keys, rows = (max(len(text) for text in column) for column in zip(*((t.key, t.rows) for t in tensors), strict=True))
+    out.print("\nWhat depends on the classes, its rows, and the exclude field that drops it:")
+    for tensor in tensors:  # one line each, however wide, for eyes and for grep
+        line = f"{tensor.key:{keys}}  {tensor.rows:{rows}}  {' '.join(tensor.fields)}"
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -277,7 +291,7 @@ def predict(
     if results and kept and kept[0].whole:
         write_answers(kept, results, root)
     elif results:
-        write_coco_results(kept, results)
+        write_coco_results(kept, results, root)
 
 
 def _found(prediction: Any, min_score: float) -> str:

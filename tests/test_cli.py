@@ -15,7 +15,7 @@ from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.cli import main
 from flows.config import load_config
-from models.zoo import DetectorOptions, build_detector
+from models.zoo import DetectorOptions, build_detector, zoo_table
 
 
 @dataclass
@@ -163,6 +163,21 @@ def test_a_plan_takes_the_rules_of_a_recipe(annotune: Command, tmp_path: Path) -
     refused(annotune(*plan, *alone, "-o", "weights.key_mop=paddle"), "did you mean key_map?")
     refused(annotune(*plan, "--classes", "a"), "which model? Give --model")
     refused(annotune(*plan, "--model", detector["name"]), "which classes? Give --classes")
+
+
+def test_models_are_listed_with_what_a_load_asks(annotune: Command) -> None:
+    table = annotune("models").stdout
+    one = annotune("models", "cascade_rcnn_resnet50_fpn").stdout
+    dense = annotune("models", "yolov3_darknet53").stdout
+
+    for detector in zoo_table():
+        (line,) = (line.split() for line in table.splitlines() if line.split()[:1] == [detector.name])
+        assert line[1] == (f"{detector.box_ap:.1f}" if detector.box_ap else "-")
+        assert line[3:] == [f"{detector.parameters / 1e6:.1f}", str(len(detector.weights) or "-"), *detector.fields]
+    assert "e9872a90.pth  box AP 41.0" in one
+    assert "roi_heads.box_predictor.0.cls_score.weight  classes + 1  cls_score" in one
+    assert "roi_heads.box_predictor.2.bbox_pred.bias    4            bbox_pred" in one
+    assert "yolo_output.1.bias    3 x (5 + classes)  yolo_output" in dense
 
 
 def test_a_missing_recipe(annotune: Command, tmp_path: Path) -> None:

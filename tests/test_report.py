@@ -74,6 +74,15 @@ def rendered(inputs: ReportInputs, tmp_path: Path) -> Page:
     return Page(tmp_path / "report.html")
 
 
+def test_the_page_says_how_many_boxes_the_anchors_can_reach(fresh: ReportInputs, tmp_path: Path) -> None:
+    assert fresh.history is not None
+    first, *rest = fresh.history.read_text().splitlines()
+    told = json.dumps({**json.loads(first), "best_possible_recall": 0.8754})
+    fresh.history.write_text("\n".join([told, *rest]))
+
+    assert "87.5% of the training boxes" in rendered(fresh, tmp_path).text
+
+
 def rewrite(path: Path | None, **values: Any) -> None:
     assert path is not None
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

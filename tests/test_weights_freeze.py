@@ -9,7 +9,7 @@ from torch import nn
 
 from models.errors import WeightsError
 from models.weights.freeze import apply_freeze, choose_strategy, param_groups
-from models.zoo import DETECTORS, DetectorOptions, build_detector
+from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
 from models.zoo.detector import Detector
 
 
@@ -118,6 +118,28 @@ def test_stages_are_those_of_the_backbone_that_the_recipe_chose() -> None:
     assert {name.split(".")[2] for name in report.frozen} == {"stem_0", "stem_1", "stages_0"}
     groups = param_groups(model, DETECTORS[name], 1.0, 0.0, {"stem": 0.1}, norm_decay=True, bias_decay=True)
     assert [group["lr"] for group in groups] == [0.1, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "11 parameters (0.5%) and 53 batch norms stay"),
+        ({"backbone": "timm://resnet18d"}, "22 batch norms stay"),
+        ({"norm": "batch"}, "33 parameters (0.5%) and 11 batch norms stay"),
+    ],
+)
+def test_what_is_held_unasked_is_told_with_the_remedy(changes: dict[str, str], says: str) -> None:
+    detector, options = DETECTORS["fasterrcnn_resnet50_fpn"], DetectorOptions(**changes)  # type: ignore[arg-type]
+    with torch.device("meta"):
+        model, fresh = (build_detector(resolve_options(options, pretrained=told), 3) for told in (True, False))
+
+    told = apply_freeze(model, detector, None).summary()
+
+    assert says in told
+    remedy = "train.freeze: none" + ("" if changes.get("norm") else " and detector.norm: batch")
+    assert told.endswith(f"weights from very many pictures; after less, try {remedy}")
+    for report in (apply_freeze(model, detector, "stem"), apply_freeze(fresh, detector, None)):
+        assert "try" not in report.summary()
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))

@@ -61,6 +61,22 @@ def test_nothing_proposed_and_nothing_there() -> None:
     assert found[0]["masks"].shape == (0, 1, 28, 28)
 
 
+@pytest.mark.parametrize("rules", ["mmdetection", "detectron2"])
+def test_a_region_in_a_crowd_teaches_nothing(rules: str) -> None:
+    model, target = heads(cascade=rules).train(), truth([10.0, 10.0, 50.0, 50.0])
+    loose, within = torch.tensor([[22.0, 10.0, 62.0, 50.0]]), torch.tensor([[64.0, 8.0, 84.0, 28.0]])
+    crowded = target | {"crowds": torch.tensor([[60.0, 0.0, 96.0, 64.0]])}
+    alone, nothing = (
+        model.losses(features(), [regions, loose[:0]], SIZES, [crowded, truth()])
+        for regions in (loose, torch.cat((loose, within)))
+    )
+    background = model.losses(features(), [torch.cat((loose, within)), loose[:0]], SIZES, [target, truth()])
+
+    for name, loss in alone.items():
+        torch.testing.assert_close(nothing[name], loss, msg=name)
+    assert background["loss_classifier_0"] != alone["loss_classifier_0"]
+
+
 def test_each_stage_starts_where_the_last_one_ended_and_asks_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first head moves a loose region onto the object: the third one then holds it for an object."""
     model = heads().train()

@@ -93,15 +93,15 @@ def test_a_model_with_the_same_state_detects_the_same_and_stays_in_the_image(nam
     other.load_state_dict(model.state_dict(), strict=True)
     images = [scene(3, 2)[0], scene(4, 2, 160, 64)[0]]
     with torch.inference_mode():
-        first, second = model(images), other(images)
+        first, second, again = model(images), other(images), model(images)
 
-    for image, one, other in zip(images, first, second, strict=True):
+    for image, one, other, same in zip(images, first, second, again, strict=True):
         assert (
             one.keys()
             == other.keys()
             == {"boxes", "labels", "scores"} | ({"masks"} if DETECTORS[name].masks else set())
         )
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert all(torch.equal(one[key], other[key]) and torch.equal(one[key], same[key]) for key in one)
         height, width = image.shape[1:]
         assert one["boxes"].shape == (len(one["labels"]), 4)
         assert ((one["boxes"] >= 0) & (one["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3)).all()
@@ -126,10 +126,10 @@ CHEAP = ("fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in NAMES]
+    ("name", "steps", "images"),
+    [*((name, 12, 2) for name in CHEAP), *(pytest.param(name, 30, 8, marks=pytest.mark.slow) for name in NAMES)],
 )
-def test_the_loss_falls_and_the_same_seed_gives_the_same_numbers(name: str) -> None:
-    steps, images = (12, 2) if name in CHEAP else (30, 8)
+def test_the_loss_falls_and_the_same_seed_gives_the_same_numbers(name: str, steps: int, images: int) -> None:
     first, second = (trained(name, steps if run == 0 else 3, objects=2, images=images)[1] for run in range(2))
     assert all(torch.isfinite(torch.tensor(first)))
     assert sum(first[-3:]) < 0.9 * sum(first[:3]), first

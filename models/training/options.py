@@ -60,7 +60,7 @@ class TrainOptions(BaseModel):
     freeze: str | None = Field(
         default=None,
         description="What stays: none, stem, stages:N, backbone, all-but-head, re:PATTERN; auto: by the size of the "
-        "data and its likeness to the checkpoint. None: as built.",
+        "data and its likeness to the checkpoint. None: as built; from weights, most hold their first stages.",
     )
     unfreeze_at: PositiveInt | None = Field(
         default=None, description="Epochs after which what `freeze` holds trains too. None: it stays for the whole run."

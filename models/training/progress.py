@@ -74,7 +74,7 @@ TEXTS = {
     "fallback": "{problem}; going on from {resumed_from}",
     "out_of_memory": "out of memory at step {step}: {micro_batch} images per forward pass from here on",
     "nonfinite": "{problem}; once more from step {step} at {rate_factor} of the rate",
-    "unfreeze": "from step {step} on everything trains: {trains}",
+    "unfreeze": "from step {step} on everything trains (freeze {trains})",
     "note": "{said}",
     "end": "finished at step {step}, best at step {best_step}",
 }

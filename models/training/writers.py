@@ -53,18 +53,17 @@ def write_labelme(predictions: Iterable[Prediction], folder: Path, root: Path | 
         yield prediction
 
 
-def write_coco_results(predictions: Iterable[Prediction], path: Path, image_ids: dict[str, int] | None = None) -> None:
+def write_coco_results(predictions: Iterable[Prediction], path: Path, root: Path | None = None) -> None:
     """Write all detections as COCO results.
 
     Args:
         predictions: from :func:`models.training.predict`.
-        path: the JSON file.
-        image_ids: id of each file name; None: numbered from 1 in the order of the predictions, ``file_name`` beside.
+        path: the JSON file. Pictures are numbered from 1 in the order of the predictions, with ``file_name`` beside.
+        root: the folder the pictures lie in; they are named as seen from there.
     """
     results: list[dict[str, Any]] = []
     for number, prediction in enumerate(predictions, 1):
-        name = prediction.path.name
-        image = {"image_id": number, "file_name": name} if image_ids is None else {"image_id": image_ids[name]}
+        image = {"image_id": number, "file_name": _name(prediction.path, root)}
         for index, (x0, y0, x1, y1) in enumerate(prediction.boxes.double().tolist()):
             result = {
                 **image,

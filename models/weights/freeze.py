@@ -21,6 +21,7 @@ from models.errors import WeightsError
 from models.zoo.detector import Detector
 
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+AS_BUILT = "as built"
 _SPECS = "none, stem, stages:N, backbone, all-but-head or re:PATTERN"
 
 
@@ -31,7 +32,7 @@ class FreezeReport:
     Attributes:
         spec: as it was asked for.
         frozen: names of the parameters that stay, in the model's order.
-        still: names of the batch norms that stay in eval.
+        still: names of the batch norms whose statistics stay.
         trainable_elements: how many numbers train.
         frozen_elements: how many stay, buffers not counted.
     """
@@ -45,7 +46,12 @@ class FreezeReport:
     def summary(self) -> str:
         """The same in a line."""
         share = self.frozen_elements / max(self.frozen_elements + self.trainable_elements, 1)
-        return f"freeze {self.spec}: {len(self.frozen)} parameters ({share:.1%}) and {len(self.still)} batch norms stay"
+        text = f"{self.spec}: {len(self.frozen)} parameters ({share:.1%}) and {len(self.still)} batch norms stay"
+        if self.spec != AS_BUILT or not (self.frozen or self.still):
+            return text
+        fixed = {f"{norm}.weight" for norm in self.still} - set(self.frozen)  # by their kind: no freeze releases them
+        remedy = "train.freeze: none" + (" and detector.norm: batch" if fixed else "")
+        return f"{text}, as suits weights from very many pictures; after less, try {remedy}"
 
 
 def apply_freeze(model: nn.Module, detector: Detector, spec: str | None) -> FreezeReport:
@@ -74,7 +80,7 @@ def apply_freeze(model: nn.Module, detector: Detector, spec: str | None) -> Free
     still = tuple(_hold_norms(model, set(stays)))
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}
     held = sum(sizes[name] for name in stays)
-    return FreezeReport(spec or "as built", tuple(stays), still, sum(sizes.values()) - held, held)
+    return FreezeReport(spec or AS_BUILT, tuple(stays), still, sum(sizes.values()) - held, held)
 
 
 def with_stages_of(model: nn.Module, detector: Detector) -> Detector:
@@ -122,9 +128,11 @@ def _first_stages(detector: Detector, count: int) -> Callable[[str], bool]:
 
 
 def _hold_norms(model: nn.Module, frozen: set[str]) -> list[str]:
-    """Hold the batch norms whose weight is frozen in eval, release the others; the names of those held."""
+    """Hold the batch norms whose weight is frozen in eval, release the others; the names of those that stay."""
     held = []
     for name, module in model.named_modules():
+        if type(module).__name__.startswith("FrozenBatchNorm"):  # torchvision's and timm's, fixed by being built so
+            held.append(name)
         if not isinstance(module, _BatchNorm):
             continue
         module.__dict__.pop("train", None)

@@ -13,7 +13,7 @@ from models.zoo.anchors import kmeans_anchors
 from models.zoo.classifier import LISTED, classifier
 from models.zoo.detector import ClassRows, Detector, Pretrained, is_classifier
 from models.zoo.options import DetectorOptions
-from models.zoo.table import ZooRow, rows_of
+from models.zoo.table import ZooRow, class_tensors, rows_of
 from models.zoo.transform import ImageTransform, resized_size
 from models.zoo.yolov3 import darknet_order
 
@@ -26,6 +26,7 @@ __all__ = [
     "Pretrained",
     "ZooRow",
     "build_detector",
+    "class_tensors",
     "classifier_table",
     "darknet_order",
     "get_detector",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from models.zoo.detector import Detector
+from models.zoo.detector import ClassRows, Detector
 from models.zoo.options import DetectorOptions
+
+LABELS = 91  # of COCO, with the background
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,54 @@ class ZooRow:
     fields: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ClassTensor:
+    """A tensor that depends on the classes, or that one of the exclude fields means.
+
+    Attributes:
+        key: in the state dict.
+        rows: its size along dimension 0 in words, e.g. ``4 x (classes + 1)``; a number where the classes do not matter.
+        fields: the exclude fields that drop it.
+    """
+
+    key: str
+    rows: str
+    fields: tuple[str, ...]
+
+
+def class_tensors(detector: Detector) -> list[ClassTensor]:
+    """What ``weights.exclude`` would drop of a model field by field, and what else depends on the classes."""
+    found = []
+    for key, tensor in _built(detector).state_dict().items():
+        rows = detector.rows_of(key)
+        fields = tuple(name for name, pattern in detector.fields.items() if re.fullmatch(pattern, key))
+        if rows or fields:
+            size = tensor.shape[0]
+            found.append(ClassTensor(key, _in_words(rows, size) if rows else str(size), fields))
+    return found
+
+
+def _in_words(rows: ClassRows, size: int) -> str:
+    count = LABELS if rows.background else LABELS - 1
+    groups = size // (rows.fixed + rows.per_class * count)
+    classes = "classes + 1" if rows.background else "classes"
+    if rows.fixed:
+        return f"{groups} x ({rows.fixed} + {classes})"
+    factor = groups * rows.per_class
+    return classes if factor == 1 else f"{factor} x ({classes})"
+
+
+def _built(detector: Detector, labels: int = LABELS) -> nn.Module:
+    """The model without memory."""
+    with torch.device("meta"):
+        return detector.build(labels, DetectorOptions(**{"name": detector.name, **detector.options}))
+
+
 def rows_of(detectors: Iterable[Detector]) -> list[ZooRow]:
     """A row for each model; it is built, without memory, to count its parameters."""
     rows = []
     for detector in detectors:
-        labels = 1001 if detector.task == "classification" else 91
-        with torch.device("meta"):
-            model = detector.build(labels, DetectorOptions(**{"name": detector.name, **detector.options}))
+        model = _built(detector, 1001 if detector.task == "classification" else LABELS)
         best = max(detector.pretrained, key=lambda one: one.box_ap or 0.0, default=None)
         rows.append(
             ZooRow(
