@@ -27,8 +27,8 @@ def retrain(
     config: Recipe,
     registry: Annotated[str, typer.Option(help="Folder or fsspec URL of the registry of models.")],
     overrides: Overrides = None,
-    margin: Annotated[float, typer.Option(help="AP (0..1) by which the challenger must be better.")] = 0.0,
-    tolerance: Annotated[float, typer.Option(help="AP (0..1) by which a class may fall.")] = 0.05,
+    margin: Annotated[float, typer.Option(help="AP or accuracy (0..1) by which the challenger must be better.")] = 0.0,
+    tolerance: Annotated[float, typer.Option(help="AP or accuracy (0..1) by which a class may fall.")] = 0.05,
     refreeze: Annotated[bool, typer.Option(help="Judge by the validation split of now, from now on.")] = False,
 ) -> None:
     """Train a challenger where the data changed; it becomes champion only if it is better on the same images."""
@@ -90,11 +90,11 @@ def champion_rollback(
 def prelabel(
     registry: RegistryUrl,
     images: Annotated[Path, typer.Argument(help="Folder of pictures without annotations.")],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for labelme files, the least certain first.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for labelme files, or a classifier's list.")],
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out what is less certain.")] = 0.3,
     limit: Annotated[int, typer.Option(min=0, help="Write only so many, the least certain; 0: all.")] = 0,
 ) -> None:
-    """Let the champion label new pictures, as labelme files in the order in which a person should look at them."""
+    """Let the champion label new pictures, and say in which order a person should look at them."""
     quiet_prefect()
     from flows.prelabel import prelabel as flow
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,31 +13,36 @@ from pydantic import BaseModel
 from flows.finetune import say
 from flows.registry import Registry, RegistryError
 from models.training import Prediction, PredictOptions, predict
+from models.training.files import write_bytes
 from models.training.predict import find_pictures
 from models.training.writers import write_labelme
+from models.zoo.detector import is_classifier
 
 LEAST = 0.05  # scores below it say nothing about how sure the model is
 ORDER = "order.csv"
+LIST = "prelabelled_list.txt"  # a classifier's answers, as the format imagelist reads them
 
 
 class Prelabelled(BaseModel):
     """What a prelabelling came to."""
 
-    written: int  # labelme files
+    written: int  # labelme files, or a classifier's lines
     skipped: int  # pictures that have one already, which is never overwritten
-    order: Path  # CSV: picture, uncertainty 0..1, findings; the least certain first
+    order: Path  # CSV: picture, uncertainty 0..1, findings or answer; the least certain first
 
 
 @flow(name="prelabel")
 def prelabel(registry: str, images: Path, folder: Path, min_score: float = 0.3, limit: int = 0) -> Prelabelled:
     """Let the champion label pictures that have no labels, and say in which order to look at them.
 
+    A detector writes a labelme file for each picture, a classifier a line in `prelabelled_list.txt`.
+
     Args:
         registry: folder or fsspec URL of the registry of models.
         images: folder of pictures.
-        folder: where the labelme files go, and `order.csv`; a file that is there already stays as it is.
-        min_score: findings below it are left out of the files.
-        limit: write only so many files, of the pictures with the highest uncertainty; 0: all.
+        folder: where the labels go, and `order.csv`; a file or line that is there already stays as it is.
+        min_score: a detector's findings below it are left out of the files.
+        limit: label only so many pictures, those with the highest uncertainty; 0: all.
 
     Raises:
         RegistryError: no champion yet.
@@ -48,8 +53,13 @@ def prelabel(registry: str, images: Path, folder: Path, min_score: float = 0.3, 
     if champion is None:
         raise RegistryError(f"{registry}: no champion yet. `annotune retrain` makes the first")
     checkpoint = book.checkpoint(champion, folder / ".champion")
-    done = Task(label, retries=1)(checkpoint, images, folder, min_score, limit)
-    say(f"{done.written} labelme files in {folder}, {done.skipped} pictures had one; look at them as in {done.order}")
+    if is_classifier(champion.detector):
+        done = Task(classify, retries=1)(checkpoint, images, folder, limit)
+        what = f"{done.written} new lines in {folder / LIST}"
+    else:
+        done = Task(label, retries=1)(checkpoint, images, folder, min_score, limit)
+        what = f"{done.written} labelme files in {folder}"
+    say(f"{what}, {done.skipped} pictures had one; look at them as in {done.order}")
     return done
 
 
@@ -74,8 +84,26 @@ def label(checkpoint: Path, images: Path, folder: Path, min_score: float, limit:
         again = predict(checkpoint, chosen, options=PredictOptions(min_score=min_score)) if chosen else ()
         for _ in write_labelme(again, folder, images):
             pass
-    order = _write_order(rows[:limit] if limit else rows, folder)
+    order = _write_order(rows[:limit] if limit else rows, folder, "findings")
     return Prelabelled(written=min(limit or len(rows), len(rows)), skipped=len(every) - len(open_ones), order=order)
+
+
+def classify(checkpoint: Path, images: Path, folder: Path, limit: int) -> Prelabelled:
+    """Add a classifier's first answer on each picture that the list lacks, the least certain first.
+
+    The uncertainty is what it leaves to all other classes.
+    """
+    every = find_pictures(images)
+    listed = (folder / LIST).read_text() if (folder / LIST).exists() else ""
+    known = {line.rpartition("\t")[0] or line.rpartition(" ")[0] for line in listed.splitlines()}
+    open_ones = [path for path in every if path.relative_to(images).as_posix() not in known]
+    answers = predict(checkpoint, open_ones) if open_ones else ()
+    rows = [(1 - float(a.scores[0]), a.path.relative_to(images).as_posix(), a.names[0]) for a in answers]
+    rows = sorted(rows, key=lambda row: (-row[0], row[1]))[: limit or None]
+    order = _write_order(rows, folder, "answer")
+    lines = [*listed.splitlines(), *(f"{name}\t{answer}" for _, name, answer in rows)]
+    write_bytes(folder / LIST, "".join(f"{line}\n" for line in lines).encode())
+    return Prelabelled(written=len(rows), skipped=len(every) - len(open_ones), order=order)
 
 
 def uncertainty(scores: Iterable[float]) -> float:
@@ -99,11 +127,11 @@ def _file_of(picture: Path, images: Path, folder: Path) -> Path:
     return folder / picture.relative_to(images).with_suffix(".json")
 
 
-def _write_order(rows: list[tuple[float, str, int]], folder: Path) -> Path:
+def _write_order(rows: Sequence[tuple[float, str, object]], folder: Path, what: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ORDER
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("picture", "uncertainty", "findings"))
-        writer.writerows((name, f"{value:.4f}", count) for value, name, count in rows)
+        writer.writerow(("picture", "uncertainty", what))
+        writer.writerows((name, f"{value:.4f}", found) for value, name, found in rows)
     return path

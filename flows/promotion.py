@@ -15,9 +15,12 @@ class PromotionRules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(
-        default=0.0, ge=0, le=1, description="Box AP (0..1) by which the challenger must be better; a tie never is"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="AP or accuracy (0..1) by which the challenger must be better; a tie never is",
     )
-    tolerance: float = Field(default=0.05, ge=0, le=1, description="Box AP (0..1) by which a single class may fall")
+    tolerance: float = Field(default=0.05, ge=0, le=1, description="AP or accuracy (0..1) by which a class may fall")
     min_truths: int = Field(
         default=10, ge=1, description="Classes with fewer objects in the validation split decide nothing alone"
     )
@@ -29,9 +32,10 @@ class Scores:
 
     per_class: dict[str, float]
     truths: dict[str, int]
+    measure: str = "AP"  # what it is called
 
     def over(self, classes: dict[str, int]) -> float:
-        """Mean AP over ``classes``; 0 for those it does not know."""
+        """Mean over ``classes``; 0 for those it does not know."""
         return sum(self.per_class.get(name, 0.0) for name in classes) / len(classes) if classes else 0.0
 
 
@@ -47,7 +51,8 @@ def read_scores(metrics: Path) -> Scores:
     """Scores from the ``metrics.json`` of an evaluation; classes without objects are left out."""
     rows = [row for row in orjson.loads(metrics.read_bytes())["per_class"] if row["truths"]]
     measures = {row["name"]: row["AP"] if "AP" in row else row["recall"] for row in rows}
-    return Scores(measures, {row["name"]: row["truths"] for row in rows})
+    measure = "AP" if all("AP" in row for row in rows) else "mean accuracy of the classes"
+    return Scores(measures, {row["name"]: row["truths"] for row in rows}, measure)
 
 
 def decide(champion: Scores, challenger: Scores, rules: PromotionRules) -> Decision:
@@ -56,7 +61,7 @@ def decide(champion: Scores, challenger: Scores, rules: PromotionRules) -> Decis
     Classes that the champion does not know count as 0 for it, so learning one is a gain.
     """
     before, after = champion.over(challenger.truths), challenger.over(challenger.truths)
-    gain = f"AP {before:.4f} -> {after:.4f}, margin {rules.margin:g}"
+    gain = f"{challenger.measure} {before:.4f} -> {after:.4f}, margin {rules.margin:g}"
     fallen = tuple(
         f"{name} fell from {champion.per_class[name]:.4f} to {value:.4f}, more than {rules.tolerance:g}"
         for name, value in challenger.per_class.items()

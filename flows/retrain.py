@@ -20,7 +20,8 @@ from flows.config import DECIDE_NOTHING, FinetuneConfig
 from flows.finetune import as_tasks, say, scores_of
 from flows.parts import Dataset, dataset
 from flows.promotion import Decision, PromotionRules, Scores, decide, read_scores
-from flows.registry import ChampionChangedError, Entry, Registry, Version
+from flows.registry import ChampionChangedError, Entry, Registry, RegistryError, Version
+from models.zoo.detector import is_classifier
 from tasks.adapt import adapt
 from tasks.check import classes_of
 from tasks.evaluate import evaluate, last_of
@@ -42,8 +43,8 @@ class Verdict(BaseModel):
     outcome: Literal["unchanged", "promoted", "kept"]
     champion: str  # number of the version that is champion now
     reasons: tuple[str, ...]
-    champion_ap: float | None = None  # of the champion before, on the same split; None without one
-    challenger_ap: float | None = None
+    champion_score: float | None = None  # AP or accuracy of the champion before, same split; None without one
+    challenger_score: float | None = None
     new_problems: tuple[str, ...] = ()  # what the dataset check finds more often than last time
     report: Path | None = None
 
@@ -95,7 +96,7 @@ def contend(config: FinetuneConfig, products: Mapping[str, Product], registry: s
         rules: what the run must reach.
     """
     book, run = Registry(registry), as_tasks(config)
-    champion, found = book.champion(), dataset(config, run)
+    champion, found = champion_for(config, book), dataset(config, run)
     split = run(holdout, found.checked, (), champion.classes if champion else ())
     best = products["train"].file("best.pt")
     evaluated = run(evaluate, best, split.file("val.json"), found.images, config.evaluate)
@@ -112,6 +113,19 @@ def contend(config: FinetuneConfig, products: Mapping[str, Product], registry: s
     return verdict
 
 
+def champion_for(config: FinetuneConfig, book: Registry) -> Version | None:
+    """The champion that a run of this recipe has to beat; None before the first.
+
+    Raises:
+        RegistryError: the registry's models have another task.
+    """
+    champion = book.champion()
+    if champion and is_classifier(champion.detector) != (config.task == "classification"):
+        problem = f"its champion {champion.number} is {champion.detector}, and the recipe's task is {config.task}"
+        raise RegistryError(f"{book.url}: {problem}. Give each task a registry of its own")
+    return champion
+
+
 def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) -> Verdict | None:
     """The verdict where the last run looked at the very same; such a run uses nothing and costs seconds."""
     seen = as_tasks(config)(look, config.source)
@@ -125,7 +139,7 @@ def _unchanged(config: FinetuneConfig, book: Registry, rules: PromotionRules) ->
 
 def _contest(config: FinetuneConfig, book: Registry, rules: PromotionRules, refreeze: bool) -> Verdict:
     run = as_tasks(config)
-    history, champion = book.history(), book.champion()
+    history, champion = book.history(), champion_for(config, book)
     found = dataset(config, run)
     worse = new_problems(history[-1].problems, _problems(found.checked)) if history else ()
     for line in worse:
@@ -228,8 +242,8 @@ def _settle(book: Registry, entry: Entry, challenger: Challenger, config: Finetu
         outcome="promoted" if entry.event == "promoted" else "kept",
         champion=number,
         reasons=entry.reasons,
-        champion_ap=challenger.rival.over(scores.truths) if challenger.rival else None,
-        challenger_ap=scores.over(scores.truths),
+        champion_score=challenger.rival.over(scores.truths) if challenger.rival else None,
+        challenger_score=scores.over(scores.truths),
         report=page,
     )
 

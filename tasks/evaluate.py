@@ -68,10 +68,10 @@ def _summary(metrics: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     shown = [key for key in named if all(key in row for row in metrics["per_class"])]
     heads = [named[key] + when for key in shown for when in versions]
     ended = f"; last checkpoint {_reached(last)}" if last else ""
-    lines = [f"{_reached(metrics)}, {metrics['images']} images{ended}", ""]
+    lines = [f"{_reached(metrics)}, {_seen(metrics)}{ended}", ""]
     lines += [f"| class | {' | '.join(heads)} | truths |", f"|---{'|---:' * (len(heads) + 1)}|"]
     for number, row in enumerate(metrics["per_class"]):
-        values = [f"{version['per_class'][number][key]:.3f}" for key in shown for version in versions.values()]
+        values = [_shown(version["per_class"][number][key]) for key in shown for version in versions.values()]
         lines.append(f"| {row['name']} | {' | '.join(values)} | {row['truths']} |")
     return "\n".join(lines) + "\n"
 
@@ -81,3 +81,13 @@ def _reached(metrics: Mapping[str, Any]) -> str:
     scores, names = headline_scores(metrics), ("top1", "top5") if "accuracy" in metrics else ("AP", "AP50")
     text = ", ".join(f"{name} {scores[name]:.3f}" for name in names)
     return f"{text}, mask AP {metrics['segm']['AP']:.3f}" if "segm" in metrics else text
+
+
+def _seen(metrics: Mapping[str, Any]) -> str:
+    """How much was looked at; of objects that were cut out of their images each is a picture."""
+    return f"{metrics['objects']} pictures" if "accuracy" in metrics else f"{metrics['images']} images"
+
+
+def _shown(score: float) -> str:
+    """A score; a dash for COCO's -1, where there was nothing to measure."""
+    return f"{score:.3f}" if score >= 0 else "-"

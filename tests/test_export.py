@@ -19,7 +19,7 @@ from test_zoo_models import CHEAP, NAMES, scene, tiny, trained
 from models.checkpoint import CheckpointMeta, save_checkpoint
 from models.errors import ExportError
 from models.training import export
-from models.training.export import export_onnx, parse_size
+from models.training.export import Agreement, export_onnx, parse_size
 from models.zoo import DETECTORS, resolve_options
 
 onnx = pytest.importorskip("onnx")
@@ -191,3 +191,9 @@ def test_the_command_tells_the_greatest_difference(quick: Path, pictures: list[P
 
     assert "greatest differences" in done.stdout
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+
+
+def test_an_agreement_on_answers_speaks_of_no_boxes() -> None:
+    assert str(Agreement(1, 5, 0, 0.0, 2e-8, 0.0)) == (
+        "5 results in 1 picture, 0 of them from one alone; greatest differences: scores 2e-08"
+    )

@@ -72,8 +72,8 @@ def test_promoted_unchanged_kept_and_promoted_again(place: Path) -> None:
 
     name, better = run(place, ANY_GAIN, more)
     assert (name, better.champion) == ("Promoted", "0002")
-    assert better.challenger_ap is not None
-    assert better.challenger_ap > (better.champion_ap or 0)
+    assert better.challenger_score is not None
+    assert better.challenger_score > (better.champion_score or 0)
     now = book.champion()
     assert now is not None
     assert now.classes == ("balloon", "fish", "flying fish", "mushroom", "rocket")

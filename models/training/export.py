@@ -60,10 +60,11 @@ class Agreement:
         return not self.unmatched and self.boxes <= BOX and self.scores <= SCORE and self.masks <= MASK
 
     def __str__(self) -> str:
+        boxes = f"boxes {self.boxes:.2g} px, " if self.boxes else ""  # a classifier has none
         masks = f", masks {self.masks:.2g}" if self.masks else ""
         return (
-            f"{self.detections} detections in {self.pictures} pictures, {self.unmatched} of them found by one alone; "
-            f"greatest differences: boxes {self.boxes:.2g} px, scores {self.scores:.2g}{masks}"
+            f"{self.detections} results in {self.pictures} picture{'s' * (self.pictures != 1)}, {self.unmatched} of "
+            f"them from one alone; greatest differences: {boxes}scores {self.scores:.2g}{masks}"
         )
 
 
