@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands import champion_app, deploy, join, parameters, prelabel, retrain, serve, store_app, sweep
+from flows.commands import champion_app, deploy, join, models, parameters, prelabel, retrain, serve, store_app, sweep
 from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect, runs_table
 
 app = typer.Typer(
@@ -205,61 +204,6 @@ def runs(
 
 
 @app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(help="A model: its checkpoints, what depends on the classes.")] = None,
-) -> None:
-    """List detectors and classifiers: published scores, parameters, and the fields to exclude from a load."""
-    from models.zoo import classifier_table, zoo_table
-
-    if name:
-        _tell_model(name)
-        return
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("detector", no_wrap=True)
-    for column in ("box", "mask", "M", "pre"):
-        table.add_column(column, justify="right")
-    table.add_column("exclude fields", overflow="fold")
-    for row in zoo_table():
-        scores = (f"{score:.1f}" if score else "-" for score in (row.box_ap, row.mask_ap))
-        published = str(len(row.weights) or "-")
-        table.add_row(row.name, *scores, f"{row.parameters / 1e6:.1f}", published, " ".join(row.fields))
-    out.print(table)
-    out.print(
-        "box, mask: published AP on COCO val2017, percent. M: parameters, millions. pre: pretrained checkpoints, which "
-        "`annotune models NAME` lists. exclude fields: what `weights.exclude` understands besides re: and glob: rules."
-    )
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("classifier", no_wrap=True)
-    table.add_column("top-1", justify="right")
-    table.add_column("M", justify="right")
-    table.add_column("", overflow="fold")
-    for row in classifier_table():
-        table.add_row(row.name, f"{row.top1:.1f}" if row.top1 else "-", f"{row.parameters / 1e6:.1f}", row.title)
-    out.print(table)
-    out.print(
-        "top-1: published on ImageNet's validation images, percent. These are some: timm://NAME and torchvision://NAME "
-        "take any model of the two libraries."
-    )
-
-
-def _tell_model(name: str) -> None:
-    """The checkpoints published for a model, and its tensors that depend on the classes."""
-    from models.zoo import class_tensors, get_detector
-
-    detector = get_detector(name)
-    for weights in detector.pretrained:
-        known = (("box AP", weights.box_ap), ("mask AP", weights.mask_ap), ("top-1", weights.top1))
-        published = ", ".join(f"{kind} {score}" for kind, score in known if score)
-        out.print(f"{weights.source}  {published}", soft_wrap=True)
-    tensors = class_tensors(detector)
-    keys, rows = (max(len(text) for text in column) for column in zip(*((t.key, t.rows) for t in tensors), strict=True))
-    out.print("\nWhat depends on the classes, its rows, and the exclude field that drops it:")
-    for tensor in tensors:  # one line each, however wide, for eyes and for grep
-        line = f"{tensor.key:{keys}}  {tensor.rows:{rows}}  {' '.join(tensor.fields)}"
-        out.print(line, markup=False, soft_wrap=True)
-
-
-@app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run; it knows its detector and classes.")],
     images: Annotated[Path, typer.Argument(help="A picture, or a folder of them.")],
@@ -398,5 +342,5 @@ def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -
     return load_config(recipe or Path(os.devnull), [*given, *overrides])[0]
 
 
-for around in (retrain, prelabel, sweep, join, parameters, serve, deploy):
+for around in (models, retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)
