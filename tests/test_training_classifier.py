@@ -19,6 +19,7 @@ from models.training import DetectionData, EvaluateOptions, PredictOptions, Trai
 from models.training.accuracy import OTHER, measure
 from models.training.coco import read_coco
 from models.training.dataset import PlainImages, TrainingImages, read_table_image
+from models.training.journal import read_lines
 from models.training.process import StopSignal
 from models.training.transforms import Augment, WorkingSize
 
@@ -125,6 +126,20 @@ def test_it_learns_and_the_best_checkpoint_alone_gives_its_score_again(tmp_path:
     first = (tmp_path / "out/metrics.json").read_bytes()
     evaluate(summary.best, val, tmp_path / "out", options=EvaluateOptions(workers=0, batch_size=3))
     assert json.loads(first)["accuracy"] == json.loads((tmp_path / "out/metrics.json").read_bytes())["accuracy"]
+
+
+@pytest.mark.slow
+def test_resnet50d_learns(tmp_path: Path) -> None:
+    train, val = draw_set(tmp_path / "train", 24), draw_set(tmp_path / "val", 6, seed=1)
+    init = initial(tmp_path / "init.pt", "timm://resnet50d", fixed_size=(64, 64))
+    options = OPTIONS.model_copy(update={"epochs": 5, "batch_size": 8, "augment": ("hflip", "vflip")})
+
+    summary = finetune(init, train, val, options, tmp_path / "run")
+
+    losses = [line["loss"] for line in read_lines(tmp_path / "run/metrics.jsonl") if line["event"] == "step"]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5]), losses
+    assert summary.metrics["top1"] >= 0.8
 
 
 def test_a_class_that_the_file_lacks_is_a_wrong_answer_and_not_left_out(tmp_path: Path) -> None:

@@ -103,6 +103,25 @@ def test_outlines_fill_back_to_the_mask(tmp_path: Path) -> None:
     assert {shape["group_id"] for shape in shapes} == {1}
 
 
+@pytest.mark.parametrize("kind", ["rectangle", "polygon"])
+def test_labelme_itself_opens_what_is_written(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    missing = "labelme 6 or newer is not installed: pip install annotune[labelme]"
+    labelme = pytest.importorskip("labelme._label_file", reason=missing, exc_type=ImportError)
+    mask = np.zeros((40, 60), bool)
+    mask[5:25, 10:30] = True
+    prediction = one_prediction(tmp_path, mask if kind == "polygon" else None)
+    list(write_labelme([prediction], tmp_path / "out"))
+
+    opened = labelme.LabelFile(str(tmp_path / "out" / "a.json"))
+
+    assert opened.image_data  # found beside the file, by its relative path
+    (shape,) = opened.shapes
+    assert (shape["label"], shape["shape_type"], shape["description"]) == ("<b>square</b>", kind, "score 0.750")
+    corners = np.array(shape["points"])
+    assert (corners.min(0).tolist(), corners.max(0).tolist()) == ([10, 5], [30, 25])
+
+
 def test_pictures_show_the_box_and_coco_results_hold_it(tmp_path: Path) -> None:
     prediction = one_prediction(tmp_path)
 
