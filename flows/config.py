@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from flows.config_mistakes import explain_mistakes, models_of
 from flows.yaml_config import ConfigError, Origin, Recipe, read_recipe
 from models.training.options import EvaluateOptions, TrainOptions
 from models.zoo.detector import is_classifier
@@ -34,7 +33,7 @@ class FinetuneConfig(BaseModel):
     name: str = Field(
         "run",
         description="Names the report and the run; letters, digits, - and _; without it the recipe's own",
-        pattern=r"^[\w.-]+$",
+        pattern=r"^\w[\w.-]*$",  # a folder's name: neither hidden nor the folder above
     )
     task: Literal["detection", "classification"] = Field(
         "detection", description="Find objects, or say what a picture shows (or each object, cut out of its picture)"
@@ -91,12 +90,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> tuple[FinetuneConf
         ConfigError: naming file and line, key, value and remedy; all mistakes at once.
     """
     recipe = read_recipe(path, overrides)
-    recipe.values.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
+    recipe.values.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem).lstrip(".-") or "run")
     _resolve_paths(FinetuneConfig, recipe.values, recipe.origins, "")
     try:
         config = FinetuneConfig.model_validate(recipe.values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, path, recipe) for item in error.errors())) from error
+        raise ConfigError(explain_mistakes(error, FinetuneConfig, path, recipe)) from error
     return config.model_copy(update={"workspace": config.workspace.resolve()}), recipe
 
 
@@ -126,48 +125,13 @@ def _lines(values: Mapping[str, Any], origins: Mapping[str, Origin], prefix: str
         yield f"{indent}{key}: {text.strip()}", origin
 
 
-def _explain(item: Mapping[str, Any], path: Path, recipe: Recipe) -> str:
-    loc = [str(part) for part in item["loc"]]
-    dotted = ".".join(loc)
-    where = next((o.name for key, o in recipe.origins.items() if key == dotted or key.startswith(f"{dotted}.")), path)
-    if item["type"] == "extra_forbidden":
-        known = list(_model_at(loc[:-1]).model_fields)
-        near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.5)
-        remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: {dotted}: unknown key; {remedy}"
-    if not loc:  # keys that do not go together
-        return f"{path}: {item['msg'].removeprefix('Value error, ')}"
-    if item["type"] == "missing":
-        return f"{path}: {dotted}: missing; {item['msg'].lower()}"
-    return f"{where}: {dotted}: {item['msg'].removeprefix('Value error, ')}, not {item['input']!r:.80}"
-
-
-def _model_at(loc: Sequence[str]) -> type[BaseModel]:
-    model: type[BaseModel] = FinetuneConfig
-    for part in loc:
-        field = model.model_fields.get(part)
-        inner = _models(field.annotation) if field else []
-        if not inner:
-            break
-        model = inner[0]
-    return model
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return [model for arg in get_args(annotation) for model in _models(arg)]
-    return []
-
-
 def _resolve_paths(model: type[BaseModel], values: dict[str, Any], origins: Mapping[str, Origin], prefix: str) -> None:
     """Make relative paths absolute, each against the folder of the file that wrote it."""
     for name, field in model.model_fields.items():
         value = values.get(name)
         origin = origins.get(prefix + name)
         if isinstance(value, dict):
-            for inner in _models(field.annotation):
+            for inner in models_of(field.annotation):
                 _resolve_paths(inner, value, origins, f"{prefix}{name}.")
         elif isinstance(value, str) and origin is not None:
             absolute = origin.folder / Path(value).expanduser()

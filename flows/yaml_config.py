@@ -62,7 +62,7 @@ def _read(path: Path, including: tuple[Path, ...]) -> Recipe:
     if resolved in including:
         chain = " -> ".join(p.name for p in (*including, resolved))
         raise ConfigError(f"{path}: includes itself through _base_ ({chain})")
-    own = _parse(path)
+    own = _parse(path, including)
     bases = own.values.pop("_base_", [])
     own.origins.pop("_base_", None)
     if not isinstance(bases, str | list) or not all(isinstance(base, str) for base in bases):
@@ -74,11 +74,13 @@ def _read(path: Path, including: tuple[Path, ...]) -> Recipe:
     return recipe
 
 
-def _parse(path: Path) -> Recipe:
+def _parse(path: Path, including: tuple[Path, ...]) -> Recipe:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give the path of a YAML recipe") from error
+        named = f", which {including[-1]} names as its _base_" if including else ""
+        problem = f"{path}{named}: cannot be read ({error.strerror})"
+        raise ConfigError(f"{problem}. Give the path of a YAML recipe") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: {len(content):,} bytes; a recipe has at most {MAX_BYTES:,}")
     loader = None
@@ -94,9 +96,12 @@ def _parse(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from error
-    except (RecursionError, UnicodeError) as error:
-        raise ConfigError(f"{path}: not a readable recipe ({type(error).__name__})") from error
+        said = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise ConfigError(f"{where}: not YAML: {said}") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{path}: not a readable recipe: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: lists or mappings too deep in each other, or an alias that holds itself") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -108,6 +113,7 @@ class _Walk:
     loader: yaml.SafeLoader
     origins: dict[str, Origin]
     nodes: int = 0
+    flat: set[int] = field(default_factory=set)  # mappings whose << is replaced by what it stands for
 
     def where(self, node: yaml.Node) -> str:
         return f"{self.path}:{node.start_mark.line + 1}"
@@ -121,24 +127,37 @@ def _value(walk: _Walk, node: yaml.Node, key: str) -> Any:
         raise ConfigError(f"{walk.where(node)}: not YAML that a recipe may hold: the tag {node.tag}. Remove it")
     if isinstance(node, yaml.MappingNode):
         return _mapping(walk, node, key)
-    walk.origins[key] = Origin(walk.where(node), walk.path.parent)
+    walk.origins[key] = Origin(walk.where(node), walk.path.parent.resolve())
     if isinstance(node, yaml.SequenceNode):
         return [_value(walk, item, f"{key}.{index}") for index, item in enumerate(node.value)]
-    value = walk.loader.construct_object(node)
+    try:
+        value = walk.loader.construct_object(node)
+    except ValueError as error:  # 2026-02-30
+        raise ConfigError(f"{walk.where(node)}: {key}: {node.value}: {error}. Put text in quotes") from error
     return _expand(value, f"{walk.where(node)}: {key}") if isinstance(value, str) else value
 
 
 def _mapping(walk: _Walk, node: yaml.MappingNode, prefix: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    walk.loader.flatten_mapping(node)  # <<: *anchor
+    if id(node) not in walk.flat:
+        _refuse_twice(walk, node)
+        walk.flat.add(id(node))
+        walk.loader.flatten_mapping(node)  # <<: *anchor
     for key_node, value_node in node.value:
         key = walk.loader.construct_object(key_node)
         if not isinstance(key, str):
             raise ConfigError(f"{walk.where(key_node)}: the key {key!r} is not text; put it in quotes")
-        if key in result and key_node.start_mark.line > node.start_mark.line:
-            raise ConfigError(f"{walk.where(key_node)}: the key {key!r} stands twice")
         result[key] = _value(walk, value_node, f"{prefix}{key}" if not prefix else f"{prefix}.{key}")
     return result
+
+
+def _refuse_twice(walk: _Walk, node: yaml.MappingNode) -> None:
+    """Refuse a key that a mapping has twice; one of << that is written again is no such thing."""
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
+            raise ConfigError(f"{walk.where(key_node)}: the key {key_node.value!r} stands twice")
+        seen.add(str(key_node.value))
 
 
 def _expand(text: str, where: str) -> str:
@@ -181,8 +200,8 @@ def _forget(recipe: Recipe, dotted: str) -> None:
 def _override(recipe: Recipe, text: str) -> None:
     key, equals, value_text = text.partition("=")
     key = key.strip()
-    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise ConfigError(f"-o {text}: not of the form key.key=value")
+    if not equals or not re.fullmatch(r"[\w:-]+(\.[\w:-]+)*", key):
+        raise ConfigError(f"-o {text}: not of the form key.key=value, e.g. train.epochs=3")
     try:
         value = yaml.safe_load(value_text) if value_text.strip() else None
     except yaml.YAMLError as error:

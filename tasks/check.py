@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from converters.check import CheckReport, find_problems, repair_policy
 from converters.check.page import write_page
@@ -33,6 +33,16 @@ class CheckOptions(BaseModel):
         default="header", description="Read the header of each image, or decode it and look for near duplicates too"
     )
     jobs: int = Field(default=0, ge=0, description="Images looked at at once; 0: one a core")
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, policy: Any) -> Any:
+        """YAML reads the bare word off as false."""
+        return (
+            {rule: "off" if way is False else way for rule, way in policy.items()}
+            if isinstance(policy, dict)
+            else policy
+        )
 
     def binding(self) -> dict[str, Any]:
         """The fields that decide the result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from converters.formats import FORMATS, find_format
 
+TAKEN = ("about", "classes", "known", "manifest", "problems")  # JSON files that lie beside those of the splits
+
 
 class CropOptions(BaseModel):
     """How boxes become the pictures of a classifier; a box around a whole picture is one already."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     padding: float = Field(default=0.0, ge=0, description="Share of a box's width and height added on each side")
     min_size: float = Field(
@@ -24,7 +27,7 @@ class CropOptions(BaseModel):
 class SourceOptions(BaseModel):
     """The annotations and images you have."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: str = Field(
         description="Format of the annotations; docs/formats.md says what is read",
@@ -58,6 +61,14 @@ class SourceOptions(BaseModel):
     @classmethod
     def _is_known(cls, name: str) -> str:
         return find_format(name).name
+
+    @field_validator("splits")
+    @classmethod
+    def _are_names_of_files(cls, splits: dict[str, float | str]) -> dict[str, float | str]:
+        for name in splits:
+            if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
+                raise ValueError(f"a split cannot be called {name!r}: it names a file. Write letters, digits, - and _")
+        return splits
 
     def binding(self) -> dict[str, Any]:
         """The fields that decide the result: not where the source is, nor how many processes read it."""

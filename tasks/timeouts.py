@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Timeouts(BaseModel):
     """Hours that one attempt at a stage may take. The results do not depend on them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     look: float = Field(default=2, gt=0, description="Hours to look at the source for changes.")
     convert: float = Field(default=12, gt=0, description="Hours to convert the annotations.")

@@ -93,7 +93,7 @@ def test_config_prints_values_with_their_origins(annotune: Command, recipe: Path
     ("override", "says"),
     [
         ("train.epoch=3", ["-o train.epoch=3: train.epoch: unknown key; did you mean epochs?"]),
-        ("train.epochs=many", ["train.epochs", "valid integer", "'many'"]),
+        ("train.epochs=many", ["train.epochs", "a whole number", "'many'"]),
         ("detector.name=fasterrcnn_resnet50", ["fasterrcnn_resnet50", "fasterrcnn_resnet50_fpn"]),
         ("source.format=vox", ["source.format: no format 'vox' (did you mean 'voc'?)"]),
         ("source.options={corner: edges}", ["corner", "corners"]),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 from models.training.trackers import TrackerName
 from models.training.transforms import AUGMENTATIONS
@@ -18,6 +19,17 @@ ACCURACIES = ("top1", "top5", "mean_class")  # of a classifier
 FREE_TO_CHANGE = frozenset(
     {"workers", "threads", "checkpoint_every_steps", "log_every", "track", "cache_mb", "address"}
 )
+
+
+def _known_device(name: str) -> str:
+    try:
+        torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        raise ValueError(f"no device is called {name!r}; auto, cpu, cuda or cuda:1") from None
+    return name
+
+
+DeviceName = Annotated[str, AfterValidator(_known_device)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class DetectionData:
 class TrainOptions(BaseModel):
     """How to train. Every value has a unit, and what is derived is printed with its derivation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: PositiveInt = Field(default=12, description="Passes over the training images.")
     min_steps: int = Field(
@@ -98,7 +110,7 @@ class TrainOptions(BaseModel):
         description="CPU threads of torch per process. None: OMP_NUM_THREADS, else cores / processes.",
     )
     seed: int = Field(
-        default=0, ge=0, description="All randomness follows from this, the epoch, the step and the image."
+        default=0, ge=0, lt=2**63, description="All randomness follows from this, the epoch, the step and the image."
     )
     eval_every: PositiveInt = Field(
         default=1, description="Epochs between evaluations; the last step is always evaluated."
@@ -190,11 +202,11 @@ class TrainOptions(BaseModel):
 class EvaluateOptions(BaseModel):
     """How to evaluate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     batch_size: PositiveInt = Field(default=4, description="Images per forward pass.")
     workers: int | None = Field(default=None, ge=0, description="Loading processes. None: by CPU count and device.")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")
+    device: DeviceName = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")
     engine: Literal["auto", "hotcoco", "pycocotools"] = Field(
         default="auto", description="auto: hotcoco where installed."
     )
@@ -208,11 +220,11 @@ class EvaluateOptions(BaseModel):
 class PredictOptions(BaseModel):
     """How to predict."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_score: float = Field(
         default=0.5, ge=0, le=1, description="Detections below it are left out; a classifier's answers never are."
     )
     batch_size: PositiveInt = Field(default=4, description="Images per forward pass.")
     workers: int | None = Field(default=None, ge=0, description="Loading processes. None: by CPU count and device.")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")
+    device: DeviceName = Field(default="auto", description="cpu, cuda, cuda:1; auto: the first GPU if there is one.")
