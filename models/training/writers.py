@@ -64,14 +64,8 @@ def write_coco_results(predictions: Iterable[Prediction], path: Path, root: Path
     results: list[dict[str, Any]] = []
     for number, prediction in enumerate(predictions, 1):
         image = {"image_id": number, "file_name": _name(prediction.path, root)}
-        for index, (x0, y0, x1, y1) in enumerate(prediction.boxes.double().tolist()):
-            result = {
-                **image,
-                "category_id": int(prediction.labels[index]),
-                "category": prediction.names[index],
-                "bbox": [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)],
-                "score": round(float(prediction.scores[index]), 6),
-            }
+        for index, (label, category, score, box) in enumerate(_findings(prediction)):
+            result = {**image, "category_id": label, "category": category, "bbox": box, "score": score}
             if prediction.masks is not None:
                 result["segmentation"] = run_lengths(prediction.masks[index])
             results.append(result)
@@ -90,10 +84,8 @@ def write_answers(predictions: Iterable[Prediction], path: Path, root: Path | No
         {
             "file_name": _name(prediction.path, root),
             "answers": [
-                {"category_id": label, "category": name, "score": round(score, 6)}
-                for label, name, score in zip(
-                    prediction.labels.tolist(), prediction.names, prediction.scores.tolist(), strict=True
-                )
+                {"category_id": label, "category": category, "score": score}
+                for label, category, score, _ in _findings(prediction)
             ],
         }
         for prediction in predictions
@@ -114,11 +106,16 @@ def write_csv(predictions: Iterable[Prediction], path: Path, root: Path | None =
     writer.writerow(("picture", "rank", "class", "score", "x", "y", "width", "height"))
     for prediction in predictions:
         picture = _name(prediction.path, root)
-        boxes, scores = prediction.boxes.double().tolist(), prediction.scores.tolist()
-        for rank, ((x0, y0, x1, y1), name, score) in enumerate(zip(boxes, prediction.names, scores, strict=True), 1):
-            sides = (f"{value:g}" for value in (round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)))
-            writer.writerow((picture, rank, name, f"{score:.6f}", *sides))
+        for rank, (_, category, score, box) in enumerate(_findings(prediction), 1):
+            writer.writerow((picture, rank, category, f"{score:.6f}", *(f"{value:g}" for value in box)))
     write_bytes(path, text.getvalue().encode())
+
+
+def _findings(prediction: Prediction) -> Iterator[tuple[int, str, float, list[float]]]:
+    """Label, class, score and box (x, y, width, height in pixels) of each finding or answer, rounded for a file."""
+    rows = zip(prediction.labels.tolist(), prediction.names, prediction.scores.tolist(), strict=True)
+    for (label, category, score), (x0, y0, x1, y1) in zip(rows, prediction.boxes.double().tolist(), strict=True):
+        yield label, category, round(score, 6), [round(value, 3) for value in (x0, y0, x1 - x0, y1 - y0)]
 
 
 def labelme_file(prediction: Prediction, path: Path) -> dict[str, Any]:

@@ -14,58 +14,44 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from models.zoo import rcnn
 from models.zoo.backbones import RESNET_STAGES, finish, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
-from models.zoo.rcnn import IMAGENET_MEAN, IMAGENET_STD, PARTS, RECIPE
 from models.zoo.transform import Sizes
 
 Outputs = dict[str, list[Tensor]]  # by name, one tensor (B, places, ...) per level
 
-OPTIONS: dict[str, Any] = {
-    "backbone": None,
-    "min_size": 800,
-    "max_size": 1333,
-    "image_mean": IMAGENET_MEAN,
-    "image_std": IMAGENET_STD,
-    "trainable_layers": 3,
-    "norm": "frozen",
-    "norm_eps": 1e-5,
+OPTIONS: dict[str, Any] = {key: rcnn.OPTIONS[key] for key in rcnn.OPTIONS if key != "rois_per_image"} | {
     "anchors": tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)),
-    "aspect_ratios": (0.5, 1.0, 2.0),
-    "score_threshold": 0.05,
-    "nms": 0.5,
     "detections_per_image": 300,
 }
 FCOS_OPTIONS = {key: OPTIONS[key] for key in OPTIONS if key not in {"anchors", "aspect_ratios"}}
-DENSE_RECIPE = RECIPE | {"learning_rate_per_image": 0.000625}  # torchvision references/detection: 0.01 for 16 images
+DENSE_RECIPE = rcnn.RECIPE | {
+    "learning_rate_per_image": 0.000625
+}  # torchvision references/detection: 0.01 for 16 images
 LEVELS = (2, 3, 4)  # P2 has too many anchors (https://arxiv.org/abs/1708.02002, section 4)
 
 
-class ForegroundRetinaNet(RetinaNet):
-    """torchvision's, except that nothing is ever detected as background: row 0 of its head belongs to no class."""
+class Foreground:
+    """What torchvision's detectors here lack: nothing is ever found as background, row 0 of a head is no class's."""
 
     def postprocess_detections(
         self, head_outputs: Outputs, anchors: list[list[Tensor]], image_shapes: Sizes
     ) -> list[dict[str, Tensor]]:
         """Detections per image from the outputs and the anchors of each level."""
-        found: list[dict[str, Tensor]] = super().postprocess_detections(
+        found: list[dict[str, Tensor]] = super().postprocess_detections(  # type: ignore[misc]
             without_background(head_outputs), anchors, image_shapes
         )
         return found
 
 
-class ForegroundFCOS(FCOS):
-    """torchvision's, with the same exception."""
+class ForegroundRetinaNet(Foreground, RetinaNet):
+    """RetinaNet that finds no background."""
 
-    def postprocess_detections(
-        self, head_outputs: Outputs, anchors: list[list[Tensor]], image_shapes: Sizes
-    ) -> list[dict[str, Tensor]]:
-        """Detections per image from the outputs and the anchors of each level."""
-        found: list[dict[str, Tensor]] = super().postprocess_detections(
-            without_background(head_outputs), anchors, image_shapes
-        )
-        return found
+
+class ForegroundFCOS(Foreground, FCOS):
+    """FCOS that finds no background."""
 
 
 def without_background(head_outputs: Outputs) -> Outputs:
@@ -118,7 +104,7 @@ RETINANET = Detector(
     build=retinanet,
     class_rows=(ClassRows(CLASSIFICATION),),
     fields={"retnet_cls_pred_fpn": CLASSIFICATION},
-    parts=PARTS,
+    parts=rcnn.PARTS,
     stages=RESNET_STAGES,
     pretrained=(Pretrained("torchvision://RetinaNet_ResNet50_FPN_Weights.COCO_V1", 36.4, norm_eps=0.0),),
     defaults=DENSE_RECIPE,

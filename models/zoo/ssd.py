@@ -14,6 +14,7 @@ from models.errors import DetectorError
 from models.zoo.backbones import finish
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
+from models.zoo.rcnn import RECIPE
 
 # VGG-16's convolutions between its poolings; what follows conv4 lives in the first extra block.
 VGG_STAGES = (
@@ -78,13 +79,7 @@ SSD300 = Detector(
     stages=VGG_STAGES,
     pretrained=(Pretrained("torchvision://SSD300_VGG16_Weights.COCO_V1", 25.1),),
     # torchvision references/detection: 0.002 for 32 images.
-    defaults={
-        "learning_rate_per_image": 6.25e-5,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "clip_norm": 10.0,
-        "warmup_steps": 500,
-    },
+    defaults=RECIPE | {"learning_rate_per_image": 6.25e-5, "weight_decay": 5e-4},
     options={
         "fixed_size": (300, 300),
         "image_mean": (0.48235, 0.45882, 0.40784),
@@ -105,13 +100,7 @@ SSDLITE = Detector(
     stages=SSDLITE_STAGES,
     pretrained=(Pretrained("torchvision://SSDLite320_MobileNet_V3_Large_Weights.COCO_V1", 21.3, norm_eps=1e-3),),
     # torchvision references/detection: 0.15 for 192 images, cosine.
-    defaults={
-        "learning_rate_per_image": 0.15 / 192,
-        "momentum": 0.9,
-        "weight_decay": 4e-5,
-        "clip_norm": 10.0,
-        "warmup_steps": 500,
-    },
+    defaults=RECIPE | {"learning_rate_per_image": 0.15 / 192, "weight_decay": 4e-5},
     options={
         "fixed_size": (320, 320),
         "image_mean": (0.5, 0.5, 0.5),
