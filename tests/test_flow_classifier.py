@@ -70,7 +70,7 @@ def test_the_same_flow_ends_with_accuracy_and_a_page_and_finds_it_again(tmp_path
     page = first.report.read_text()
     assert "bright" in page
     assert "Top-1" in page
-    assert figures(run.metrics for run in list_runs(config.workspace)) == ["top1", "mean_class"]
+    assert figures(run.metrics for run in list_runs(config.workspace))[:2] == ["top1", "mean_class"]
     tuned = until(load_config(tmp_path / "tiny.yaml", [f"weights.source={first.checkpoint}"])[0], "adapt")
     plan = orjson.loads((tuned.path / "plan.json").read_bytes())
     assert plan["coverage"]["tensors"] == 1.0

@@ -356,10 +356,11 @@ def test_a_resumed_run_counts_its_later_steps_and_a_torn_line_is_forgiven(fresh:
     def step(number: int, loss: float) -> dict[str, Any]:
         return {"event": "step", "step": number, "loss": loss, "lr": 0.1}
 
-    events = [{"event": "start"}, step(1, 5.0), step(2, 9.0), {"event": "start"}, step(2, 4.0)]
+    events = [{"event": "start"}, step(1, 5.0), step(2, 9.0), {"event": "resume", "step": 1}, step(2, 4.0)]
     told = training_figures(events)
     assert told
     assert ("Resumed", "1 time") in told.facts
+    assert training_figures([*events, {"event": "resume"}]).facts[-1] == ("Resumed", "2 times")  # type: ignore[union-attr]
     assert "loss from 5 to 4" in told.charts[0]
     assert fresh.history
     fresh.history.write_text("\n".join(map(json.dumps, events)) + '\n{"event": "st')

@@ -15,11 +15,19 @@ from test_training_resume import assert_same_weights
 
 from models.checkpoint import load_checkpoint
 from models.errors import TrainingError, WeightsError
+from models.report.training import training_figures
 from models.training import TrainOptions, evaluate, finetune, loop
 from models.training.folder import newest_checkpoint
 from models.training.journal import Line, read_lines
 
 SHORT = TrainOptions(epochs=2, batch_size=4, log_every=1, checkpoint_every_steps=1, threads=1)
+
+
+def said_by_the_report(folder: Path) -> list[str]:
+    """The notes on the run's page."""
+    told = training_figures(read_lines(folder / "metrics.jsonl"))
+    assert told
+    return list(told.notes)
 
 
 def test_a_loss_that_is_not_finite_names_step_images_and_losses(tmp_path: Path) -> None:
@@ -71,6 +79,7 @@ def test_out_of_memory_halves_the_images_per_pass_and_the_run_goes_on(
         "out of memory at step 0: 2 images per forward pass from there on",
     )
     assert summary.steps == 2
+    assert said_by_the_report(tmp_path / "small") == list(summary.notes)
     monkeypatch.setattr(loop, "_forward_backward", with_little_memory)
     with pytest.raises(torch.OutOfMemoryError):
         finetune(init, train, None, SHORT.model_copy(update={"on_out_of_memory": "fail"}), tmp_path / "fail")
@@ -98,6 +107,7 @@ def test_an_unreadable_image_is_replaced_and_counted(tmp_path: Path) -> None:
     summary = finetune(initial(tmp_path / "init.pt"), train, None, options, tmp_path / "run")
 
     assert summary.unreadable == ("003.png",)
+    assert said_by_the_report(tmp_path / "run") == ["1 of the training images could not be read: 003.png"]
     assert summary.steps == 4
 
 
@@ -152,6 +162,9 @@ def test_a_broken_checkpoint_falls_back_and_says_so(tmp_path: Path, both: bool) 
     (fallback,) = [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == "fallback"][:1]
     assert fallback["problem"].startswith("last.pt is damaged (checksum of ")
     assert fallback["resumed_from"] == ("the start" if both else "previous.pt")
+    said = f"{fallback['problem']}: continued from {fallback['resumed_from']}, step {fallback['step']}"
+    assert summary.notes[0] == said
+    assert said_by_the_report(folder) == list(summary.notes)
     assert_same_weights(summary.last, whole.last)
 
 

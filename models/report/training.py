@@ -17,17 +17,18 @@ MOST_POINTS = 240  # of one curve; more are averaged, the screen has no more pix
 
 @dataclass(frozen=True)
 class Training:
-    """What the log tells: charts, facts as (name, value), and how the settings came about, likewise."""
+    """What the log tells: charts, facts as (name, value), how settings came about, likewise, what went wrong."""
 
     charts: Sequence[Markup]
     facts: Sequence[tuple[str, str]]
     derivations: Sequence[tuple[str, str]]
+    notes: Sequence[str]
 
 
 def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
     """Charts of losses, learning rate and evaluation, or None where nothing was logged.
 
-    A resumed run repeats the steps after its last checkpoint: the later ones count.
+    Where a step stands there twice, the later line counts.
     """
     steps = _latest(history, "step")
     evals = _latest(history, "eval")
@@ -36,7 +37,7 @@ def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
     charts = [_loss_chart(steps), _eval_chart(evals), _parts_chart(steps), _rate_chart(steps)]
     derivations = (_start(history).get("derivations") or {}).items()
     told = [(str(name).replace("_", " "), presentable(str(reason))) for name, reason in derivations]
-    return Training([chart for chart in charts if chart], _facts(history, steps, evals), told)
+    return Training([chart for chart in charts if chart], _facts(history, steps, evals), told, _notes(history))
 
 
 def comparison(runs: Sequence[Run]) -> list[Markup]:
@@ -134,14 +135,31 @@ def _facts(
         facts.append(("Device", str(device) if count == 1 else f"{count} of {device}"))
     if (recall := _number(start.get("best_possible_recall"))) is not None:
         facts.append(("Best possible recall of the anchors", f"{recall:.1%} of the training boxes"))
-    starts = sum(event.get("event") == "start" for event in history)
-    if starts > 1:
-        facts.append(("Resumed", f"{starts - 1} time{'s' if starts > 2 else ''}"))
+    resumed = sum(event.get("event") == "resume" for event in history)
+    if resumed:
+        facts.append(("Resumed", f"{resumed} time{'s' if resumed > 1 else ''}"))
+    best = _number(_last(history, "end").get("best_step"))
+    if best is not None:
+        facts.append(("Best checkpoint", f"step {best:,.0f}"))
     return facts
+
+
+def _notes(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader should know: halved batches, damaged checkpoints, unreadable images, an early stop."""
+    notes = [str(note) for note in _last(history, "end").get("notes") or []]
+    unreadable = [str(name) for name in _last(history, "unreadable").get("images") or []]
+    if unreadable:
+        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        notes.append(f"{len(unreadable)} of the training images could not be read: {', '.join(unreadable[:5])}{more}")
+    return [presentable(note) for note in notes]
 
 
 def _start(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((event for event in history if event.get("event") == "start"), {})
+
+
+def _last(history: Sequence[Mapping[str, Any]], kind: str) -> Mapping[str, Any]:
+    return next((event for event in reversed(history) if event.get("event") == kind), {})
 
 
 def _latest(history: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:

@@ -363,7 +363,9 @@ def resume(run: Run) -> bool:
         run.unreadable = set(content["run"]["unreadable"])
     run.journal.back_to(run.step if path is not None else -1)
     for problem in problems:
-        run.journal.write("fallback", step=run.step, problem=problem, resumed_from=path.name if path else "the start")
+        source = path.name if path else "the start"
+        run.journal.write("fallback", step=run.step, problem=problem, resumed_from=source)
+        run.notes = [*run.notes, f"{problem}: continued from {source}, step {run.step}"]
     if path is not None:
         run.journal.write("resume", step=run.step, steps=run.plan.steps, checkpoint=path.name)
     else:
