@@ -18,9 +18,10 @@ from prefect.context import TaskRunContext
 from prefect.task_engine import TaskRunTimeoutError
 
 from models.errors import TrainingCrash
-from tasks.stage import Stage
+from tasks.stage import HEARD_BY, Stage
 from tasks.store import Product
 from tasks.timeouts import StageTimeoutError, Timeouts
+from tasks.training_page import TrainingPage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,7 +121,11 @@ def refuse_timeout(name: str, state: State[Any], timeouts: Timeouts, seconds: fl
 
 def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:
     def run(workspace: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result = stage(workspace, *args, **kwargs)
+        heard = HEARD_BY.set(TrainingPage())
+        try:
+            result = stage(workspace, *args, **kwargs)
+        finally:
+            HEARD_BY.reset(heard)
         if isinstance(result, Product):
             summary = (result.path / "summary.md").read_text()
             get_run_logger().info("%s: %s", stage.name, summary.split("\n", maxsplit=1)[0])

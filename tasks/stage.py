@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -16,6 +17,8 @@ from tasks.store import Product, make_product
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Who else hears how a long stage comes along: called with its folder and an event. Set by whoever runs the stage.
+HEARD_BY: ContextVar[Callable[[Path, dict[str, Any]], None]] = ContextVar("heard_by", default=lambda folder, line: None)
 
 
 class Stage(Generic[P, T]):

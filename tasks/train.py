@@ -8,13 +8,14 @@ from pathlib import Path
 import orjson
 
 from models.training.folder import TrainSummary
+from models.training.journal import Line
 from models.training.launch import run_training
 from models.training.options import DetectionData, TrainOptions
-from models.training.progress import TrainingDisplay
+from models.training.progress import TrainingDisplay, shown_metrics
 from models.weights.freeze import choose_strategy
 from models.weights.plan import LoadPlan
 from tasks.convert import Images
-from tasks.stage import product
+from tasks.stage import HEARD_BY, product
 from tasks.store import FileRef, Product
 
 log = logging.getLogger("annotune")
@@ -33,8 +34,14 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
     learn, choose = DetectionData(train.path, images.root), DetectionData(val.path, images.root)
     if options.machines > 1:
         log.info("waiting for machines to join, %d in all: `annotune join WORKSPACE` there", options.machines)
+    heard_by = HEARD_BY.get()
     with TrainingDisplay() as show:
-        summary = run_training(init.path, learn, choose, options, folder, on_line=show)
+
+        def tell(line: Line) -> None:
+            show(line)
+            heard_by(folder, line)
+
+        summary = run_training(init.path, learn, choose, options, folder, on_line=tell)
     (folder / "summary.md").write_text(_summary(summary))
 
 
@@ -63,11 +70,7 @@ def choose_freeze(options: TrainOptions, adapted: Product, checked: Product) -> 
 
 
 def _summary(summary: TrainSummary) -> str:
-    reached = ", ".join(
-        f"{name} {value:.3f}"
-        for name, value in summary.metrics.items()
-        if name.endswith(("AP", "AP50", "top1", "top5"))
-    )
+    reached = ", ".join(f"{name} {value:.3f}" for name, value in shown_metrics(summary.metrics).items())
     first = (
         f"{summary.steps:,} steps, {summary.epochs:.1f} epochs; best at step {summary.best_step:,}: {reached or '-'}"
     )

@@ -1,14 +1,21 @@
 """The promises of the flow, on a real Prefect server with real child processes."""
 
+import asyncio
+import base64
+import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import orjson
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
+from prefect.client.orchestration import get_client
+from prefect.logging.handlers import APILogHandler
 
 from flows.config import load_config
 from flows.finetune import Outcome, finetune
+from tasks.training_page import KEY
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -40,6 +47,22 @@ def test_the_chain_ends_with_a_checkpoint_metrics_and_a_page(first: Outcome) -> 
     page = first.report.read_text()
     assert page.lower().startswith("<!doctype html>")
     assert all(name in page for name in ("balloon", "fish", "mushroom", "rocket"))
+
+
+def test_training_is_seen_on_prefects_pages(first: Outcome) -> None:
+    asyncio.run(APILogHandler.aflush())
+    with get_client(sync_client=True) as client:
+        (page,) = [found for found in client.read_artifacts() if found.key == KEY]
+        told = [log.message for log in client.read_logs(limit=200)]
+
+    assert (page.type, page.data) == ("progress", 100.0)
+    assert page.description
+    assert "| step | bbox/AP | bbox/AP50 | |" in page.description
+    pictures = re.findall(r"data:image/svg\+xml;base64,([^)]+)", page.description)
+    drawn = [ElementTree.fromstring(base64.b64decode(picture)) for picture in pictures]
+    assert {"Training loss", "Validation while training"} <= {one.findtext("{*}text") for one in drawn}
+    assert any(line.startswith("step 3/3 epoch 1.0 loss ") for line in told)
+    assert any(line.startswith("step 3: bbox/AP ") for line in told)
 
 
 def test_a_second_identical_run_reuses_every_stage(place: Path, first: Outcome) -> None:

@@ -26,8 +26,8 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not imported & MAY_NOT[room]
 
 
-# The flows themselves, and the one file that turns stages into tasks. Nothing else waits for Prefect to be imported.
-KNOW_PREFECT = {"tasks/as_task.py", "tasks/runners.py"} | {
+# The flows themselves, and what turns stages into tasks and shows them. Nothing else waits for Prefect to be imported.
+KNOW_PREFECT = {"tasks/as_task.py", "tasks/runners.py", "tasks/training_page.py"} | {
     f"flows/{name}.py" for name in ("finetune", "parts", "retrain", "prelabel", "sweep")
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -80,15 +81,16 @@ TEXTS = {
 }
 
 
+def shown_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The scores that a line has room for."""
+    return {name: value for name, value in metrics.items() if name.endswith(("AP", "AP50", "top1", "top5"))}
+
+
 def described(line: Line) -> list[str]:
     """A line that is not about a step, in words."""
     event = line["event"]
     if event == "eval":
-        shown = (
-            f"{name} {value:.3f}"
-            for name, value in line["metrics"].items()
-            if name.endswith(("AP", "AP50", "top1", "top5"))
-        )
+        shown = (f"{name} {value:.3f}" for name, value in shown_metrics(line["metrics"]).items())
         return [f"step {line['step']}: {', '.join(shown)}{' (best so far)' if line['best'] else ''}"]
     if event == "unreadable":
         return [f"{len(line['images'])} training images cannot be read: {', '.join(line['images'][:5])}"]
