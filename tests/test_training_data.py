@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_training import CLASSES, draw_set
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models.training.coco import read_coco
 from models.training.dataset import TrainingImages
@@ -110,6 +110,23 @@ def test_pictures_of_all_kinds_become_rgb(tmp_path: Path) -> None:
     deep = Image.fromarray(np.full((4, 6), 40_000, np.uint16))
     assert read_image(png(tmp_path / "deep.png", deep)).unique().tolist() == [40_000 >> 8]
     assert read_image(png(tmp_path / "c.jpg", Image.new("CMYK", (6, 4)))).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_without_annotations_a_picture_is_read_as_it_is_shown(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    corner = Image.new("RGB", (48, 32), (20, 20, 20))
+    corner.paste((230, 40, 40), (0, 0, 24, 16))
+    corner.save(path, exif=exif, **({"quality": 95} if suffix in {"jpg", "webp"} else {}))
+
+    with Image.open(path) as picture:
+        shown = np.array(ImageOps.exif_transpose(picture).convert("RGB")).astype(int)
+    found = read_image(path).permute(1, 2, 0).numpy()
+
+    assert found.shape == shown.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
+    assert abs(found - shown).max() <= 3
 
 
 def test_the_annotated_size_decides_about_the_rotation(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from rich.console import Console
 
+from converters import read_labelme
 from models.outlines import outlines
 from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
 from models.training.journal import read_lines
@@ -132,6 +133,37 @@ def test_pictures_show_the_box_and_coco_results_hold_it(tmp_path: Path) -> None:
         assert max(abs(a - 90) for a in picture.getpixel((50, 35))) < 10  # type: ignore[union-attr]
     (result,) = json.loads((tmp_path / "found.json").read_text())
     assert (result["bbox"], result["score"], result["category_id"]) == ([10, 5, 20, 20], 0.75, 2)
+
+
+def test_pictures_show_the_mask_and_not_the_rest_of_its_box(tmp_path: Path) -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[5:25, 10:18] = True
+    list(write_pictures([one_prediction(tmp_path, mask)], tmp_path / "out"))
+
+    with Image.open(tmp_path / "out" / "a.jpg") as picture:
+        within, beside = (np.array(picture.getpixel(place), int) for place in ((13, 20), (26, 20)))
+    assert abs(within - 90).max() > 25
+    assert abs(beside - 90).max() < 10
+
+
+def test_a_photo_that_is_shown_rotated_is_found_drawn_and_written_as_it_is_shown(tmp_path: Path) -> None:
+    upright = draw_set(tmp_path / "set", 1).images / "000.png"  # 90 x 128
+    exif, photos = Image.Exif(), tmp_path / "photos"
+    exif[0x0112] = 6  # turn right
+    photos.mkdir()
+    with Image.open(upright) as picture:
+        picture.rotate(90, expand=True).save(photos / "a.png", exif=exif)
+    init, options = initial(tmp_path / "init.pt"), PredictOptions(min_score=0.01)
+
+    (expected,) = predict(init, [upright], options=options)
+    (found,) = write_labelme(write_pictures(predict(init, photos, options=options), tmp_path / "out"), photos)
+
+    assert found.size == (90, 128)
+    assert torch.equal(found.boxes, expected.boxes)
+    with Image.open(tmp_path / "out" / "a.jpg") as picture:
+        assert (picture.size, dict(picture.getexif())) == ((90, 128), {})
+    (record,) = read_labelme(photos)  # which knows how labelme shows it
+    assert (record.width, record.height, len(record.instances)) == (90, 128, len(expected.boxes))
 
 
 @pytest.mark.parametrize("terminal", [False, True])

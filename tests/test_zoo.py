@@ -88,6 +88,19 @@ def test_the_epsilon_follows_the_checkpoint_and_from_scratch_everything_trains()
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "aspect_ratios" in DETECTORS[name].options])
+def test_anchors_and_their_shapes_are_those_of_the_recipe(name: str) -> None:
+    levels = len(DETECTORS[name].options["anchors"])
+    sizes = tuple(tuple(2.0 ** (level + step) for step in range(2)) for level in range(levels))
+    with torch.device("meta"):
+        model = build_detector(DetectorOptions(name=name, anchors=sizes, aspect_ratios=(0.25, 1.0)), 3)
+    made = model.rpn.anchor_generator if hasattr(model, "rpn") else model.anchor_generator
+    head = model.rpn.head.cls_logits if hasattr(model, "rpn") else model.head.classification_head.cls_logits
+
+    assert (made.sizes, made.aspect_ratios) == (sizes, ((0.25, 1.0),) * levels)
+    assert head.out_channels == 4 * (1 if hasattr(model, "rpn") else 3)
+
+
 def test_more_stages_than_there_are_is_refused() -> None:
     with pytest.raises(DetectorError, match="trainable_layers 6 of 5"):
         resolve_options(DetectorOptions(trainable_layers=6))

@@ -28,22 +28,27 @@ class UnreadableImageError(ValueError):
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode a picture to ``(3, H, W)`` uint8 RGB.
 
-    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow. The EXIF rotation is applied only
-    where the annotated size asks for it: annotation programs differ in this, and the size says which one was used.
+    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow. The EXIF rotation is applied where
+    nothing is annotated yet, and where the annotated size asks for it: annotation programs differ in this, and the size
+    says which one was used.
 
     Args:
         path: the picture.
-        size: ``(width, height)`` in pixels that the annotations were made for; None accepts any.
+        size: ``(width, height)`` in pixels that the annotations were made for; None: the picture as it is shown.
 
     Raises:
         UnreadableImageError: no such file, not a picture, damaged, or of another size.
     """
+    as_shown = size is None
     try:
         # The operators behind torchvision.io, whose functions only add a warning that they will move to torchcodec.
         # A torchvision without them is an AttributeError here; then Pillow reads everything.
-        image: Tensor = torch.ops.image.decode_image(torch.ops.image.read_file(str(path)), RGB, False)
+        content = torch.ops.image.read_file(str(path))
+        if as_shown and bytes(content[8:12].tolist()) == b"WEBP":
+            raise RuntimeError("torchvision's decoder turns JPEG and PNG alone")
+        image: Tensor = torch.ops.image.decode_image(content, RGB, as_shown)
     except (RuntimeError, AttributeError):
-        image = _read_with_pillow(path)
+        image = _read_with_pillow(path, rotate=as_shown)
     if image.dtype != torch.uint8:  # 16-bit PNG
         image = (image.to(torch.int32) >> 8).to(torch.uint8)
     if size is not None and (image.shape[2], image.shape[1]) != size:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from models.outlines import outlines
 from models.training.detect import run_lengths
@@ -159,7 +159,7 @@ def _shapes(prediction: Prediction) -> Iterator[dict[str, Any]]:
 def drawn(prediction: Prediction) -> Image.Image:
     """The picture with its masks, boxes, names and scores; the weakest first, so that the strongest lie on top."""
     with Image.open(prediction.path) as picture:
-        canvas = picture.convert("RGB")
+        canvas = ImageOps.exif_transpose(picture).convert("RGB")
     font = ImageFont.load_default(max(11, min(canvas.size) // 40))
     line = max(1, min(canvas.size) // 250)
     if prediction.whole:
