@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,11 +13,12 @@ from torchvision.models import mobilenet_v3_large, resnet50, vgg16
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection import ssdlite as torchvision_ssdlite
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
+from torchvision.ops import FrozenBatchNorm2d
 
 from models.errors import DetectorError, WeightsError
 from models.weights.freeze import apply_freeze
 from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
-from models.zoo.backbones import freeze_norm
+from models.zoo.norm import NormedConv2d, freeze_norm
 
 
 def frozen(module: nn.Module) -> set[str]:
@@ -182,3 +185,32 @@ def test_normalisation_follows_the_backbone() -> None:
 def test_a_backbone_that_does_not_fit_is_refused(backbone: str, message: str) -> None:
     with pytest.raises(DetectorError, match=message):
         build_detector(DetectorOptions(backbone=backbone), 3)
+
+
+def test_a_frozen_norm_within_its_convolution_gives_what_torchvisions_gives() -> None:
+    """Forwards and backwards, under the same keys."""
+    torch.manual_seed(0)
+    ours, theirs = resnet50(), resnet50(norm_layer=FrozenBatchNorm2d)
+    freeze_norm(ours, 1e-5)
+    state = {
+        key: torch.rand_like(value) + 0.5 if "running_var" in key or "bn" in key else value
+        for key, value in theirs.state_dict().items()
+    }
+    for model in (ours, theirs):
+        model.load_state_dict(state)
+    assert sum(isinstance(module, NormedConv2d) for module in ours.modules()) == 53
+    images = torch.rand(2, 3, 64, 64)
+    found, expected = ours.train()(images), theirs(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    (found.norm() + expected.norm()).backward()
+    for (key, own), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-3, atol=1e-3, msg=key)
+
+
+def test_a_folded_norm_survives_copies() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
+    freeze_norm(model, 1e-5)
+    copied = pickle.loads(pickle.dumps(deepcopy(model)))
+    copied[1].bias += 1
+    image = torch.rand(1, 3, 5, 5)
+    torch.testing.assert_close(copied(image), model(image) + 1)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import roi_align
 
 from models.zoo import DetectorOptions, resolve_options
-from models.zoo.cascade import IOU, AlignedRoIPool, CascadeHeads, ExactAnchors, box_loss
+from models.zoo.cascade import IOU, CascadeHeads, ExactAnchors, box_loss
 
 SIZES = [(64, 96), (64, 96)]
 
@@ -40,14 +39,6 @@ def test_anchors_are_not_rounded() -> None:
     assert torch.equal(exact.round(), rounded)
     half = 32 / math.sqrt(2) / 2
     torch.testing.assert_close(exact[0], torch.tensor([-2 * half, -half, 2 * half, half]))
-
-
-def test_each_region_is_pooled_from_the_level_of_its_size() -> None:
-    pool, maps = AlignedRoIPool(7), features()
-    for extent, level in ((10.0, 0), (111.0, 0), (113.0, 1), (225.0, 2), (449.0, 3), (2000.0, 3)):
-        region = torch.tensor([[3.0, 5.0, 3.0 + extent, 5.0 + extent]])
-        expected = roi_align(maps[str(level)], [region[:0], region], 7, 1 / 2 ** (level + 2), aligned=True)
-        assert torch.equal(pool(maps, [region[:0], region], SIZES), expected), extent
 
 
 def test_nothing_proposed_and_nothing_there() -> None:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
 from torchvision.models.mobilenetv3 import MobileNetV3, mobilenet_v3_large
 from torchvision.models.resnet import resnet50
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from models.errors import DetectorError
+from models.zoo.norm import freeze_norm
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform
 
@@ -65,6 +66,12 @@ class TimmPyramid(nn.Module):
                 chosen[str(place)] = chosen[str(place)].permute(0, 3, 1, 2).contiguous()
         pyramid: dict[str, Tensor] = self.fpn(chosen)
         return pyramid
+
+    def freeze_norm(self) -> None:
+        """Fix the statistics and weights of the body's batch norms; their epsilon stays timm's."""
+        from timm.layers.norm_act import freeze_batch_norm_2d  # noqa: PLC0415  timm is imported by now
+
+        self.body = freeze_batch_norm_2d(self.body)
 
     def stages(self) -> tuple[str, ...]:
         """Regular expressions for the keys of the stem and of each of the four stages, as ResNet's are told apart."""
@@ -163,25 +170,6 @@ def mobilenet() -> MobileNetV3:
     return model
 
 
-def freeze_norm(module: nn.Module, eps: float) -> None:
-    """Replace every live batch norm by one with fixed statistics and weights; timm's keep their own epsilon.
-
-    Args:
-        module: changed in place; keys stay, apart from ``num_batches_tracked``, which goes.
-        eps: the epsilon that the weights were trained with; torchvision's first COCO weights want 0
-            (https://github.com/pytorch/vision/pull/2940).
-    """
-    for name, child in module.named_children():
-        if isinstance(child, TimmPyramid):
-            from timm.layers.norm_act import freeze_batch_norm_2d  # noqa: PLC0415  timm is imported by now
-
-            child.body = freeze_batch_norm_2d(child.body)
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps=eps))
-        else:
-            freeze_norm(child, eps)
-
-
 def freeze_stages(model: nn.Module, stages: Sequence[str], trainable: int) -> None:
     """Stop the gradients of all backbone stages but the last ``trainable`` ones (0: none of them trains)."""
     frozen = stages[: max(0, len(stages) - trainable)]
@@ -203,6 +191,8 @@ def finish(model: nn.Module, options: DetectorOptions, stages: Sequence[str], *,
         stages = model.backbone.stages()
     model.transform = ImageTransform(options, size_divisible=size_divisible)
     if options.norm == "frozen":
+        if isinstance(model.backbone, TimmPyramid):
+            model.backbone.freeze_norm()
         freeze_norm(model, options.norm_eps or 0.0)
     freeze_stages(model, stages, options.trainable_layers or 0)
     return model

@@ -18,12 +18,13 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops import clip_boxes_to_image
 
 from models.zoo.backbones import CHANNELS, pyramid
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
-from models.zoo.rcnn import FASTER_RCNN, OPTIONS, RECIPE, anchor_generator, assemble, proposal_network
+from models.zoo.pooling import RegionPool
+from models.zoo.rcnn import FASTER_RCNN, OPTIONS, RECIPE, STRIDES, anchor_generator, assemble, proposal_network
 from models.zoo.roi_heads import Detections, Features, RoIHeads, add_masks, mask_loss
 from models.zoo.transform import Sizes, Target
 
@@ -87,32 +88,6 @@ class ExactAnchors(AnchorGenerator):
         return torch.stack((-half_w, -half_h, half_w, half_h), dim=1)
 
 
-class AlignedRoIPool(nn.Module):
-    """RoIAlign without the half-pixel shift, from the pyramid level that fits each region's size.
-
-    A region of 224 x 224 pixels comes from level 2 of 0..3 (https://arxiv.org/abs/1612.03144, equation 1).
-    """
-
-    def __init__(self, output_size: int) -> None:
-        super().__init__()
-        self.output_size = output_size
-
-    def forward(self, features: Features, regions: list[Tensor], image_shapes: Sizes) -> Tensor:
-        """Pool ``regions (K, 4)`` of each image into ``(all K, C, output_size, output_size)``."""
-        levels = list(features.values())[:4]
-        boxes = torch.cat(regions)
-        image = torch.cat([torch.full_like(region[:, :1], index) for index, region in enumerate(regions)])
-        rois = torch.cat((image, boxes), dim=1)
-        root = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1).sqrt()
-        level = torch.floor(torch.log2(root / 56 + 1e-6)).clamp(0, len(levels) - 1)
-        chosen = [torch.where(level == index)[0] for index in range(len(levels))]
-        pooled = [
-            roi_align(feature, rois[which].to(feature), self.output_size, 1 / 2 ** (index + 2), aligned=True)
-            for index, (feature, which) in enumerate(zip(levels, chosen, strict=True))
-        ]
-        return torch.cat(pooled)[torch.cat(chosen).argsort()]  # level by level, then in the order of the regions
-
-
 class BoxPredictor(nn.Module):
     """Scores for every class and one box for all of them."""
 
@@ -136,7 +111,7 @@ class CascadeHeads(RoIHeads):
         """Heads for ``num_classes`` with the background, after resolved options."""
         rules = RULES[options.cascade or "mmdetection"]
         super().__init__(  # type: ignore[no-untyped-call]
-            AlignedRoIPool(7),
+            RegionPool(7, STRIDES, aligned=True),
             nn.ModuleList(TwoMLPHead(CHANNELS * 7**2, 1024) for _ in IOU),
             nn.ModuleList(BoxPredictor(1024, num_classes) for _ in IOU),
             IOU[0],
@@ -152,7 +127,7 @@ class CascadeHeads(RoIHeads):
         self.box_coders = [BoxCoder(weights) for weights in rules.box_weights]
         self.matchers = [Matcher(iou, iou, allow_low_quality_matches=False) for iou in IOU]
         if masks:
-            self.mask_roi_pool = AlignedRoIPool(14)
+            self.mask_roi_pool = RegionPool(14, STRIDES, aligned=True)
             self.mask_head = nn.ModuleList(MaskRCNNHeads(CHANNELS, [CHANNELS] * 4, 1) for _ in IOU)
             self.mask_predictor = nn.ModuleList(MaskRCNNPredictor(CHANNELS, 256, num_classes) for _ in IOU)
 

@@ -13,15 +13,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
 
 from models.zoo.backbones import CHANNELS, MOBILENET_STAGES, RESNET_STAGES, finish, mobilenet_fpn, pyramid
 from models.zoo.detector import ClassRows, Detector, Part, Pretrained
 from models.zoo.options import DetectorOptions
+from models.zoo.pooling import RegionPool
 from models.zoo.roi_heads import RegionProposalNetwork, RoIHeads
 from models.zoo.transform import ImageTransform
 
-LEVELS = ["0", "1", "2", "3"]
+STRIDES = (4, 8, 16, 32)  # of the pyramid's levels that regions come from
+MOBILENET_STRIDES = (32,)  # its second level has the same stride
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -98,12 +99,17 @@ def anchor_generator(options: DetectorOptions, kind: type[AnchorGenerator] = Anc
 
 
 def region_heads(
-    num_classes: int, options: DetectorOptions, box_head: nn.Module, mask_head: nn.Module | None = None
+    num_classes: int,
+    options: DetectorOptions,
+    box_head: nn.Module,
+    mask_head: nn.Module | None = None,
+    *,
+    strides: Sequence[int] = STRIDES,
 ) -> RoIHeads:
     """Box head, perhaps mask head, and their predictors."""
-    mask = (MultiScaleRoIAlign(LEVELS, 14, 2), mask_head, MaskRCNNPredictor(CHANNELS, 256, num_classes))
+    mask = (RegionPool(14, strides, samples=2), mask_head, MaskRCNNPredictor(CHANNELS, 256, num_classes))
     return RoIHeads(
-        MultiScaleRoIAlign(LEVELS, 7, 2),
+        RegionPool(7, strides, samples=2),
         box_head,
         FastRCNNPredictor(1024, num_classes),
         0.5,  # IoU from which a region holds an object
@@ -133,14 +139,14 @@ def faster_rcnn_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
 
 def faster_rcnn_mobilenet(num_classes: int, options: DetectorOptions) -> nn.Module:
     """Faster R-CNN with MobileNetV3-Large and FPN."""
-    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024), strides=MOBILENET_STRIDES)
     proposals = proposal_network(options, anchor_generator(options), score=0.05)
     return assemble(mobilenet_fpn(), proposals, heads, options, MOBILENET_STAGES)
 
 
 def faster_rcnn_mobilenet_320(num_classes: int, options: DetectorOptions) -> nn.Module:
     """The same at 320 pixels, with fewer proposals in prediction."""
-    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024))
+    heads = region_heads(num_classes, options, TwoMLPHead(CHANNELS * 7**2, 1024), strides=MOBILENET_STRIDES)
     proposals = proposal_network(options, anchor_generator(options), score=0.05, tested=150)
     return assemble(mobilenet_fpn(), proposals, heads, options, MOBILENET_STAGES)
 
