@@ -4,8 +4,9 @@
 
 The reference is torchvision's model of that name and its references/detection: Pillow decodes, transforms v2 work on
 Pillow's pictures, which travel as float tensors; the model resizes and normalises them; the loss is read every step.
-Ours: uint8 up to the model, channels last. Same pictures, weights, batch and kinds of augmentation. What counts is
-the processor time of all threads, which other work on the machine stretches less than the time on the clock.
+Ours: uint8 up to the model, channels last; in float32, and in bfloat16 where the processor has it. Same pictures,
+weights, batch and kinds of augmentation. What counts is the processor time of all threads, which other work on the
+machine stretches less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from torchvision.tv_tensors import BoundingBoxes
 from models.training.assemble import placed
 from models.training.coco import CocoTable
 from models.training.dataset import TrainingImages, collate
+from models.training.options import TrainOptions
+from models.training.precision import bfloat16
 from models.training.transforms import Augment, WorkingSize
 from models.zoo import DetectorOptions, build_detector, resolve_options
-from models.zoo.backbones import freeze_norm
 from models.zoo.transform import resized_size
 
 DETECTORS = (
@@ -97,9 +99,15 @@ def reference_picture(
 
 
 def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: list[Tensor], targets: list[dict[str, Tensor]]
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: list[Tensor],
+    targets: list[dict[str, Tensor]],
+    *,
+    half: bool = False,
 ) -> None:
-    total = sum(model(images, targets).values())
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        total = sum(model(images, targets).values())
     optimizer.zero_grad()
     total.backward()
     optimizer.step()
@@ -117,12 +125,21 @@ def reference_model(name: str, ours: nn.Module) -> nn.Module:
         return copy
     model: nn.Module = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=4)
     if any(isinstance(module, FrozenBatchNorm2d) for module in ours.modules()):
-        freeze_norm(model, 1e-5)
+        frozen_as_torchvisions(model)
     model.load_state_dict(ours.state_dict())
     trains = {key: parameter.requires_grad for key, parameter in ours.named_parameters()}
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(trains[key])
     return model
+
+
+def frozen_as_torchvisions(module: nn.Module) -> None:
+    """Replace batch norms by torchvision's frozen ones, as its builders do for pretrained backbones."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features))
+        else:
+            frozen_as_torchvisions(child)
 
 
 def in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
@@ -137,8 +154,10 @@ def in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, f
 
 
 def said(what: str, seconds: dict[str, float], images: int) -> None:
-    ours, theirs = images / seconds["ours"], images / seconds["reference"]
-    print(f"{what}: ours {ours:.2f} images/s, reference {theirs:.2f}, ratio {ours / theirs:.2f}")
+    theirs = images / seconds["reference"]
+    for way in [name for name in seconds if name != "reference"]:
+        ours = images / seconds[way]
+        print(f"{what}: {way} {ours:.2f} images/s, reference {theirs:.2f}, ratio {ours / theirs:.2f}", flush=True)
 
 
 def compare(detector: str, given: argparse.Namespace) -> None:
@@ -184,8 +203,11 @@ def compare(detector: str, given: argparse.Namespace) -> None:
             return
         steps = {
             "ours": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn)),
+            "ours in bfloat16": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn), half=True),
             "reference": lambda turn: step(models["reference"], optimizers["reference"], *load_reference(turn)),
         }
+        if not bfloat16(TrainOptions(), torch.device("cpu"))[0]:
+            del steps["ours in bfloat16"]
         said("training, loading included", in_turns(steps, given.steps), given.batch)
 
 

@@ -21,12 +21,12 @@ from models.training.folder import BEST, LAST, TrainSummary, claim, read_summary
 from models.training.journal import Journal, Line
 from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
+from models.training.precision import trusted
 from models.training.process import Process, StopSignal, join_processes, stop_on_sigterm
 from models.training.randomness import seed_everything
 from models.training.run import (
     Clock,
     Run,
-    autocast,
     checkpoint,
     halve_micro_batch,
     least_images,
@@ -154,9 +154,10 @@ def _forward_backward(run: Run, batch: Batch) -> dict[str, float]:
     parts = forward_passes(len(batch), run.micro_batch, least_images(run))
     for start, stop in parts:
         images, targets = batch.part(start, stop, device)
+        half = run.half and trusted(images, run.assembled.detector)
         alone = run.process.world == 1 or stop == len(batch)
         with nullcontext() if alone else cast("DistributedDataParallel", run.forward).no_sync():
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast(run.options, device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 losses = run.forward(images, targets)
             share = len(images) / len(batch)
             total = torch.stack([loss * share for loss in losses.values()]).sum()

@@ -81,7 +81,7 @@ class TrainOptions(BaseModel):
         default={}, description="Factors on the rate by part: backbone, neck, head, stem, stage:N, re:PATTERN."
     )
     amp: Literal["auto", "on", "off"] = Field(
-        default="auto", description="bfloat16 autocast; auto: on GPUs that have it."
+        default="auto", description="bfloat16 autocast; auto: on GPUs and CPUs that have it."
     )
     ema: float = Field(default=0.0, ge=0, lt=1, description="Decay per step of the weight average; 0 switches it off.")
     augment: tuple[str, ...] | None = Field(

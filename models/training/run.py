@@ -31,6 +31,7 @@ from models.training.journal import Journal
 from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
+from models.training.precision import bfloat16
 from models.training.process import Process
 from models.training.requirements import require_batch, require_fitting, require_metric, require_objects
 from models.training.sampling import StepSampler, aspect_groups
@@ -66,6 +67,7 @@ class Run:
     images: TrainingImages
     validation: PlainImages | None
     truth: dict[str, Any]
+    half: bool  # bfloat16 under autocast
     micro_batch: int
     step: int = 0
     evaluated: int = -1  # step of the last evaluation
@@ -198,6 +200,7 @@ def prepare(
     per_step = options.batch_size * options.accumulate * process.world
     plan = make_plan(options, detector, math.ceil(len(table) / per_step), process.world)
     plan.derivations["freeze"] = frozen.summary()
+    half, plan.derivations["amp"] = bfloat16(options, process.device)
     augment = Augment(options.augmentations(detector), assembled.size)
     images = TrainingImages(
         table, train.images, augment, options.seed, masks=detector.masks,
@@ -211,7 +214,7 @@ def prepare(
         assembled=assembled, model=model, forward=distributed(model, options, process), optimizer=optimizer,
         average=WeightAverage(model, options.ema) if options.ema else None,
         images=images, validation=validation, truth=complete_truth(load_coco(val.coco)) if val else {},
-        micro_batch=options.batch_size,
+        half=half, micro_batch=options.batch_size,
     )  # fmt: skip
     run.forward.train()
     resumed = resume(run)
@@ -294,13 +297,6 @@ def after_out_of_memory(run: Run) -> None:
         found = orjson.loads(path.read_bytes())
         if found["said"] not in run.notes:
             take_micro_batch(run, min(run.micro_batch, found["images"]), found["said"], found["problem"])
-
-
-def autocast(options: TrainOptions, device: torch.device) -> bool:
-    """Whether to compute in bfloat16."""
-    if options.amp == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return options.amp == "on"
 
 
 PROGRESS = (
@@ -390,5 +386,5 @@ def described(run: Run) -> dict[str, Any]:
         "best_possible_recall": anchor_recall(table, DetectorOptions(**meta.options)),
         "device": str(run.process.device),
         "processes": run.process.world,
-        "bfloat16": autocast(run.options, run.process.device),
+        "bfloat16": run.half,
     }

@@ -1,0 +1,74 @@
+"""Where training computes in bfloat16, and where a CPU cannot be trusted with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_training import draw_set, initial
+from torch import Tensor, nn
+
+from models.checkpoint import load_checkpoint
+from models.training import DetectionData, TrainOptions, finetune
+from models.training.precision import bfloat16, trusted
+from models.zoo import get_detector
+
+CPU = torch.device("cpu")
+
+
+def weights(folder: Path, init: Path, train: DetectionData, amp: str) -> dict[str, Tensor]:
+    options = TrainOptions(epochs=1, min_steps=2, threads=1, amp=amp)
+    found: dict[str, Tensor] = load_checkpoint(finetune(init, train, None, options, folder).last)[0]["model"]
+    return found
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_auto_is_what_the_processor_has() -> None:
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert bfloat16(TrainOptions(), CPU)[0] == native
+    assert bfloat16(TrainOptions(amp="on"), CPU) == (True, "bfloat16 as set")
+    assert bfloat16(TrainOptions(amp="off"), CPU) == (False, "float32 as set")
+
+
+def test_narrow_batches_are_computed_in_float32(tmp_path: Path) -> None:
+    train, init = draw_set(tmp_path / "train"), initial(tmp_path / "init.pt")  # works at 96 pixels
+    assert same(weights(tmp_path / "on", init, train, "on"), weights(tmp_path / "off", init, train, "off"))
+
+
+def test_wide_ones_in_bfloat16_twice_the_same(tmp_path: Path) -> None:
+    train, init = draw_set(tmp_path / "train"), initial(tmp_path / "init.pt", fixed_size=(64, 288))
+    on = weights(tmp_path / "on", init, train, "on")
+    assert same(on, weights(tmp_path / "again", init, train, "on"))
+    off = weights(tmp_path / "off", init, train, "off")
+    assert not same(on, off)
+    assert {value.dtype for value in on.values()} == {value.dtype for value in off.values()}
+
+
+def test_what_is_wide_depends_on_the_coarsest_map() -> None:
+    detector, classifier = get_detector("ssdlite320_mobilenet_v3_large"), get_detector("timm://resnet50d")
+    assert not trusted([torch.zeros(3, 900, 256)], detector)
+    assert trusted([torch.zeros(3, 10, 20), torch.zeros(3, 90, 257)], detector)
+    assert trusted([torch.zeros(3, 64, 64)], classifier)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 4, 64])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_a_stride_within_the_map_has_the_whole_gradient(kernel: int, groups: int, layout: torch.memory_format) -> None:
+    """In memory that held infinities: what is not written shows."""
+    torch.manual_seed(0)
+    for height, width in ((1, 2), (2, 2), (1, 7), (7, 2), (10, 10)):
+        layer = nn.Conv2d(64, 64, kernel, 2, kernel // 2, groups=groups, bias=False).to(memory_format=layout)
+        maps = torch.randn(2, 64, height, width).to(memory_format=layout)
+        (expected,) = torch.autograd.grad(layer(maps).square().sum(), layer.weight)
+        for _ in range(3):
+            soiled = [torch.full((size,), torch.inf) for size in (64, 576, 1024, 4096, 36_864, 200_000)]
+            del soiled
+            with torch.autocast("cpu", torch.bfloat16):
+                made = layer(maps)
+            (gradient,) = torch.autograd.grad(made.float().square().sum(), layer.weight)
+            assert (gradient - expected).abs().max() < 0.05 * expected.abs().max() + 1e-3
