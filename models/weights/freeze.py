@@ -131,9 +131,9 @@ def _hold_norms(model: nn.Module, frozen: set[str]) -> list[str]:
     """Hold the batch norms whose weight is frozen in eval, release the others; the names of those that stay."""
     held = []
     for name, module in model.named_modules():
-        if type(module).__name__.startswith("FrozenBatchNorm"):  # torchvision's and timm's, fixed by being built so
-            held.append(name)
         if not isinstance(module, _BatchNorm):
+            if hasattr(module, "running_mean"):  # of whatever kind, built to stay as it is
+                held.append(name)
             continue
         module.__dict__.pop("train", None)
         if f"{name}.weight" in frozen:
