@@ -12,6 +12,14 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
 
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No mirror, login or proxy of this machine's in what is fetched."""
+    for name in ("ANNOTUNE_OFFLINE", "ANNOTUNE_WEIGHTS_MIRROR", "HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - after PREFECT_HOME is set

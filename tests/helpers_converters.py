@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from converters import ImageRecord, read_voc
 
 
 def real(name: str) -> Path:
@@ -45,6 +49,22 @@ def write_voc(folder: Path, name: str, text: str | bytes) -> Path:
     path = folder / f"{name}.xml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
+
+
+def read_one(root: Path, text: str | bytes, **options: object) -> ImageRecord:
+    """The record of a VOC set of this one file."""
+    write_voc(root, "a", text)
+    (record,) = read_voc(root, **options)  # type: ignore[arg-type]
+    return record
+
+
+def evaluated(truth: COCO, results: list[dict[str, Any]], kind: str = "bbox") -> Any:
+    """COCO's twelve figures for these results, AP first."""
+    evaluation = COCOeval(truth, truth.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats
 
 
 def photo(path: Path, size: tuple[int, int] = (100, 80), orientation: int = 1) -> Path:

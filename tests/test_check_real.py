@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import pytest
+from helpers_converters import real
 
 from converters.check import find_problems, repair_policy
 from converters.coco import to_coco
 from converters.voc import read_voc
 
-DATA = Path(os.environ.get("ANNOTUNE_DATA", ""))
-pytestmark = pytest.mark.skipif(not os.environ.get("ANNOTUNE_DATA"), reason="ANNOTUNE_DATA names no real data")
-
 
 def test_a_roboflow_export() -> None:
     """Ids from 0 in each split, a super-category as an unused class 0, and one box with two classes."""
-    root = DATA / "coco_roboflow_rbc"
+    root = real("coco_roboflow_rbc")
     splits = {name: root / name / "_annotations.coco.json" for name in ("valid", "test")}
     roots = {name: root / name for name in splits}
 
@@ -40,7 +36,7 @@ def test_a_roboflow_export() -> None:
 
 def test_bccd_has_a_leak_and_a_wrong_label() -> None:
     """One field of cells, focused twice, is in train and in val; and a platelet is annotated as a white cell."""
-    root = DATA / "voc_bccd"
+    root = real("voc_bccd")
     records = {split: list(read_voc(root, split=split)) for split in ("train", "val", "test")}
     splits = {split: to_coco(found, ["Platelets", "RBC", "WBC"]) for split, found in records.items()}
 
@@ -77,7 +73,7 @@ def bccd_as_written(root: Path, corners: int) -> dict[str, Any]:
 
 
 def test_bccd_as_a_careless_converter_writes_it() -> None:
-    root = DATA / "voc_bccd"
+    root = real("voc_bccd")
 
     edges = find_problems({"all": bccd_as_written(root, 0)}, root / "JPEGImages")
     pixels = find_problems({"all": bccd_as_written(root, 1)}, root / "JPEGImages")

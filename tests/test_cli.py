@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers_converters import real
 from helpers_flow import tiny_recipe, tiny_scenes
 
 from flows.cli import main
@@ -203,10 +204,7 @@ def test_a_missing_image_names_it(annotune: Command, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_architecture(annotune: Command, recipe: Path, tmp_path: Path) -> None:
-    data = os.environ.get("ANNOTUNE_DATA")
-    if not data:
-        pytest.skip("ANNOTUNE_DATA is not set")
-    foreign = Path(data) / "checkpoints/resnet20-12fca82f.th"
+    foreign = real("checkpoints/resnet20-12fca82f.th")
 
     refused(annotune("adapt", recipe, "-o", f"weights.source={foreign}"), "resnet20-12fca82f.th")
 

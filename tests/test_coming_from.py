@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from helpers_cityscapes import write_frame
 from helpers_weights import write_chainer, write_mmdetection, write_paddle_1x
 from PIL import Image
-from test_cityscapes import write_frame
 
 from converters import read_voc, to_coco, write_coco
 from flows.chain import Plainly, chain

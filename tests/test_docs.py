@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from helpers_converters import real
 from pydantic import BaseModel
 
 from converters.cli import COMMANDS
@@ -136,10 +137,7 @@ def test_the_house_of_the_readme_stands() -> None:
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = os.environ.get("ANNOTUNE_DATA")
-    if not data:
-        pytest.skip("ANNOTUNE_DATA is not set")
-    (tmp_path / "BCCD").symlink_to(Path(data) / "voc_bccd")
+    (tmp_path / "BCCD").symlink_to(real("voc_bccd"))
     monkeypatch.chdir(tmp_path)
 
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

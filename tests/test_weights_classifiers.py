@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from helpers_converters import real
 from helpers_weights import FRAMEWORK_KEYS
 from helpers_zoo import class_dependent, state
 from torch import Tensor, nn
@@ -142,10 +142,8 @@ def test_torchvisions_published_file_knows_imagenets_classes() -> None:
 
 @pytest.mark.parametrize("classes", [1000, 3])
 def test_a_real_file_of_a_torchvision_classifier(classes: int) -> None:
-    if "ANNOTUNE_DATA" not in os.environ:
-        pytest.skip("ANNOTUNE_DATA is not set: real checkpoints are not in the repository")
     name = "torchvision://squeezenet1_0"
-    file = read_checkpoint(Path(os.environ["ANNOTUNE_DATA"]) / "checkpoints/squeezenet1_0_deepcomp.pth")
+    file = read_checkpoint(real("checkpoints/squeezenet1_0_deepcomp.pth"))
     model = build_detector(DetectorOptions(name=name), classes + 1)
     plan = plan_load(model, get_detector(name), tuple(f"n{number}" for number in range(classes)), file)
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers_converters import real
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torchvision.models import squeezenet1_0
@@ -331,14 +331,8 @@ SQUEEZENET = Detector(
 )
 
 
-def real_checkpoint(name: str) -> Path:
-    if "ANNOTUNE_DATA" not in os.environ:
-        pytest.skip("ANNOTUNE_DATA is not set")
-    return Path(os.environ["ANNOTUNE_DATA"]) / "checkpoints" / name
-
-
 def test_a_real_pretrained_classifier_moves_but_for_its_classes() -> None:
-    file = read_checkpoint(real_checkpoint("squeezenet1_0_deepcomp.pth"))
+    file = read_checkpoint(real("checkpoints/squeezenet1_0_deepcomp.pth"))
     model = squeezenet1_0(num_classes=3)
 
     result = plan_load(model, SQUEEZENET, ("a", "b", "c"), file)
@@ -363,4 +357,6 @@ def test_a_real_pretrained_classifier_moves_but_for_its_classes() -> None:
 )
 def test_a_real_checkpoint_of_something_else_is_refused(name: str) -> None:
     with pytest.raises(WeightsError, match=r"does not fit squeezenet1_0: (nothing in it matches|it supplies 0\.)"):
-        plan_load(squeezenet1_0(num_classes=3), SQUEEZENET, ("a", "b", "c"), read_checkpoint(real_checkpoint(name)))
+        plan_load(
+            squeezenet1_0(num_classes=3), SQUEEZENET, ("a", "b", "c"), read_checkpoint(real(f"checkpoints/{name}"))
+        )

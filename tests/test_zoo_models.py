@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_converters import evaluated
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from models.zoo import DETECTORS, DetectorOptions, build_detector, resolve_options
@@ -196,13 +196,7 @@ def ap50(model: nn.Module, scenes: list[tuple[Tensor, dict[str, Any]]]) -> float
         for k, one in enumerate(found)
         for box, label, score in zip(*(one[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     ]
-    if not results:
-        return 0.0
-    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return float(evaluation.stats[1])
+    return float(evaluated(truth, results)[1]) if results else 0.0
 
 
 def xywh(box: list[float]) -> list[float]:
