@@ -171,7 +171,7 @@ def test_the_display_says_what_happens(tmp_path: Path, terminal: bool) -> None:
     written = io.StringIO()
     train, init = draw_set(tmp_path / "train", 4), initial(tmp_path / "init.pt")
 
-    with TrainingDisplay(Console(file=written, force_terminal=terminal, width=200)) as show:
+    with TrainingDisplay(Console(file=written, force_terminal=terminal, width=200 if terminal else 40)) as show:
         finetune(init, train, train, TrainOptions(epochs=1, batch_size=2), tmp_path / "run", echo=show)
 
     said = written.getvalue()

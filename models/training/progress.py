@@ -45,13 +45,14 @@ class TrainingDisplay:
         """Show one line of ``metrics.jsonl``."""
         if line["event"] != "step":
             for text in described(line):
-                self.progress.console.print(text, markup=False, highlight=False)
+                self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         said = step_text(line)
         if not self.console.is_terminal:
             if time.monotonic() - self.said_at >= SANE or line["step"] == line["steps"]:
                 self.said_at = time.monotonic()
-                self.console.print(f"step {line['step']}/{line['steps']} {said}", markup=False, highlight=False)
+                text = f"step {line['step']}/{line['steps']} {said}"
+                self.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         if self.task is None:
             self.task = self.progress.add_task("", total=line["steps"], completed=line["step"], said=said)
