@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_kill import wait_until
 from helpers_training import draw_set, initial
 from test_training_resume import assert_same_weights
 
+from models.checkpoint import load_checkpoint
 from models.errors import TrainingCrash, TrainingStopped
 from models.training import TrainOptions, finetune, run_training
 from models.training.journal import Line
@@ -89,6 +91,66 @@ def test_a_child_told_to_stop_checkpoints_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match=r"stopped at step \d+ of 1000"):
         run_training(init, train, None, options, tmp_path / "run", on_line=stop_at_two)
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def loaders_of(child: int) -> list[int]:
+    """The loading processes of a training process."""
+    return [int(pid) for path in Path(f"/proc/{child}/task").glob("*/children") for pid in path.read_text().split()]
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_sigterm_to_everything_that_trains_and_loads_leaves_a_run_to_continue(tmp_path: Path, processes: int) -> None:
+    """As a cluster's scheduler sends it: to all processes of a job at once."""
+    init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
+    options = OPTIONS.model_copy(update={"devices": processes, "workers": 2, "epochs": 500, "batch_size": 2})
+    lines: list[Line] = []
+    asked: list[float] = []
+
+    def stop_at_two(line: Line) -> None:
+        lines.append(line)
+        if line["event"] == "step" and line["step"] == 2:
+            for child in my_children():
+                for pid in (*loaders_of(child), child):
+                    os.kill(pid, signal.SIGTERM)
+            asked.append(time.monotonic())
+
+    with pytest.raises(TrainingStopped, match=r"stopped at step \d+ of"):
+        run_training(init, train, None, options, tmp_path / "run", on_line=stop_at_two)
+
+    assert time.monotonic() - asked[0] < 20  # 10 are promised, of a machine that has nothing else to do
+    assert lines[-1]["event"] == "stopped"
+    assert load_checkpoint(tmp_path / "run" / "last.pt")[0]["run"]["step"] == lines[-1]["step"]
+
+
+def test_sigterm_is_heard_while_nothing_comes_from_the_disk(tmp_path: Path) -> None:
+    train = draw_set(tmp_path / "train")
+    (train.images / "003.png").unlink()
+    os.mkfifo(train.images / "003.png")  # who reads it waits for ever
+    options = OPTIONS.model_copy(update={"workers": 1, "batch_size": 8, "epochs": 500})
+
+    held: list[int] = []
+    loading: list[int] = []
+
+    def being_read() -> bool:
+        try:
+            held.append(os.open(train.images / "003.png", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody has opened the other end yet
+            return False
+        return True
+
+    def stop_while_loading(line: Line) -> None:
+        if line["event"] == "start":
+            wait_until(being_read)
+            loading.extend(os.pidfd_open(pid) for pid in loaders_of(my_child()))
+            os.kill(my_child(), signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped, match="stopped at step 0 of 500"):
+        run_training(initial(tmp_path / "init.pt"), train, None, options, tmp_path / "run", on_line=stop_while_loading)
+
+    assert load_checkpoint(tmp_path / "run" / "last.pt")[0]["run"]["step"] == 0
+    assert select.select(loading, [], [], 10)[0] == loading, "a loading process lives on"
+    for file in (*held, *loading):
+        os.close(file)
 
 
 def test_a_users_error_in_the_child_is_the_same_error_here(tmp_path: Path) -> None:

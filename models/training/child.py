@@ -6,10 +6,8 @@ then it checkpoints and leaves, as on SIGTERM.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,7 +21,7 @@ from models.training.files import write_json
 from models.training.journal import Line
 from models.training.loop import finetune
 from models.training.options import DetectionData, TrainOptions
-from models.training.process import StopSignal
+from models.training.process import StopSignal, die_with
 
 GRACE = 10.0  # seconds to checkpoint in, once the parent is gone
 # What a person can mend comes through as what it is; the nearest of these, most particular first.
@@ -43,7 +41,7 @@ def main(path: Path) -> int:
     faulthandler.enable()
     job = orjson.loads(path.read_bytes())
     stop = StopSignal()
-    _die_with(os.getppid())
+    die_with(os.getppid())  # the launcher between us and the parent
     threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
     try:
         finetune(
@@ -79,14 +77,6 @@ def _watch_stdin(stop: StopSignal) -> None:
     stop.stop()
     time.sleep(GRACE)
     os._exit(1)
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the launcher between us and the parent is (Linux): nobody else would end this process then."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from models.training.coco import CocoTable
 from models.training.dataset import Batch, Loaded, PlainImages, collate
+from models.training.process import begin_loading
 from models.training.scores import Result
 
 QUIET = 2  # threads: the main one, and the training process's watch over its parent
@@ -46,6 +47,7 @@ def image_batches(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
+        worker_init_fn=begin_loading,
         multiprocessing_context="forkserver" if crowded else None,
     )
 

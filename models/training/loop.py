@@ -22,7 +22,7 @@ from models.training.journal import Journal, Line
 from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
 from models.training.precision import trusted
-from models.training.process import Process, StopSignal, join_processes, stop_on_sigterm
+from models.training.process import Process, StoppedWaiting, StopSignal, join_processes, stop_on_sigterm
 from models.training.randomness import seed_everything
 from models.training.run import (
     Clock,
@@ -96,7 +96,10 @@ def take_steps(run: Run, asked: StopSignal) -> TrainSummary:
             stopped(run)
         if run.unfreezing_due():
             unfreeze(run)
-        batch = run.next_of(batches)
+        try:
+            batch = run.next_of(batches, asked)
+        except StoppedWaiting:
+            stopped(run)
         seed_everything(options.seed, "step", run.step, process.rank)
         rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
         set_rate(run.optimizer, rate)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,15 +90,31 @@ def join_processes(options: TrainOptions) -> Iterator[Process]:
             dist.destroy_process_group()
 
 
+class StoppedWaiting(BaseException):
+    """SIGTERM came while there was nothing to do but wait. Not an Exception: no one on the way may take it for one."""
+
+
 class StopSignal:
     """Whether this process was asked to stop: SIGTERM, or ``stop`` from another thread."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.waiting = False
 
     def stop(self) -> None:
         """Ask the loop to checkpoint and end."""
         self.asked = True
+
+    @contextmanager
+    def ending_a_wait(self) -> Iterator[None]:
+        """SIGTERM ends what is inside at once, by raising StoppedWaiting."""
+        self.waiting = True
+        try:
+            if self.asked:
+                raise StoppedWaiting
+            yield
+        finally:
+            self.waiting = False
 
 
 @contextmanager
@@ -108,9 +126,33 @@ def stop_on_sigterm(stop: StopSignal) -> Iterator[StopSignal]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop.stop()
+        if stop.waiting:
+            raise StoppedWaiting
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent dies (Linux): nobody else would end this process then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def begin_loading(worker: int) -> None:
+    """Begin a loading process (``worker_init_fn``): it ends with its parent, not by a SIGTERM to all of a job.
+
+    Such a one, where it ended the loading processes, would fail the training process, which is to checkpoint. A second
+    one ends them.
+    """
+
+    def spare(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+
+    die_with(os.getppid())
+    signal.signal(signal.SIGTERM, spare)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +33,7 @@ from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
 from models.training.precision import bfloat16
-from models.training.process import Process
+from models.training.process import Process, StopSignal, begin_loading
 from models.training.requirements import require_batch, require_fitting, require_metric, require_objects
 from models.training.sampling import StepSampler, aspect_groups
 from models.training.scores import complete_truth
@@ -91,6 +92,7 @@ class Run:
             collate_fn=collate,
             num_workers=workers,
             pin_memory=device.type == "cuda",
+            worker_init_fn=begin_loading,
             generator=torch.Generator().manual_seed(options.seed),  # else the loader draws from the global one
         )
         return cast("Iterator[Batch]", iter(loader))
@@ -127,10 +129,15 @@ class Run:
         """Whether the last ``patience`` evaluations brought nothing."""
         return 0 < self.options.patience <= self.without_gain
 
-    def next_of(self, batches: Iterator[Batch]) -> Batch:
-        """The next step's images; counts the time waited for them and those that could not be read."""
+    def next_of(self, batches: Iterator[Batch], stop: StopSignal) -> Batch:
+        """The next step's images; counts the time waited for them and those that could not be read.
+
+        Raises:
+            StoppedWaiting: SIGTERM came meanwhile. Of many processes none leaves alone: they do at the next step.
+        """
         started = time.perf_counter()
-        batch = next(batches)
+        with stop.ending_a_wait() if self.process.world == 1 else nullcontext():
+            batch = next(batches)
         self.clock.waited += time.perf_counter() - started
         self.count_unreadable(batch)
         return batch
