@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,8 @@ import typer
 from helpers_converters import real
 from pydantic import BaseModel
 
-from converters.cli import COMMANDS
+from converters.check.command import check
+from converters.cli import COMMANDS, make_parser
 from converters.formats import FORMATS
 from flows.cli import app
 from flows.config import FinetuneConfig, load_config
@@ -111,10 +113,50 @@ def test_the_tables_are_what_the_code_says(file: str, name: str, table: Callable
     assert pattern.search(text)[2] == expected  # type: ignore[index]
 
 
-def test_links_of_the_docs_lead_somewhere() -> None:
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Every call of our commands in the code blocks of the pages, with the page that has it."""
+    for path in [ROOT / "README.md", ROOT / "deployments/README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                call = re.match(r"(?:\$ )?(?:[A-Z_]+=\S* )*(annotune(?:-convert)? [^|]*)", line)
+                if call:
+                    yield path.name, shlex.split(call[1], comments=True)
+
+
+def test_the_commands_of_the_pages_are_understood() -> None:
+    calls = list(command_lines())
+    for page, (program, *arguments) in calls:
+        try:
+            if program == "annotune":
+                understood(typer.main.get_command(app), arguments)
+            elif arguments[0] == "check":
+                typer_app = typer.Typer()
+                typer_app.command()(check)
+                understood(typer.main.get_command(typer_app), arguments[1:])
+            else:
+                make_parser(arguments[0]).parse_args(arguments)
+        except (SystemExit, Exception) as error:  # click's and argparse's
+            pytest.fail(f"{page}: {program} {' '.join(arguments)}: {error}")
+    assert len(calls) > 30
+
+
+def understood(command: Any, arguments: list[str]) -> None:
+    """Read the options and arguments of a command of click's, and of a command within, without running it."""
+    context = command.make_context("", list(arguments))
+    if hasattr(command, "commands"):
+        rest = [*context._protected_args, *context.args]
+        _, inner, rest = command.resolve_command(context, rest)
+        understood(inner, rest)
+
+
+def test_links_of_the_docs_lead_somewhere_and_to_every_page() -> None:
+    pages, reached = {page.resolve() for page in (ROOT / "docs").glob("*.md")}, set()
+    for path in [ROOT / "README.md", *pages]:
         for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+            reached |= {(path.parent / target).resolve()} - {path}
+
+    assert pages <= reached
 
 
 def test_files_that_the_readme_names_exist() -> None:
