@@ -25,22 +25,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench_voc import FLOOR
 from PIL import Image
 
-FLOOR = """
-import os, sys, time, orjson
-folder, made, out = sys.argv[1:]
-start = time.process_time()
-for name in sorted(os.listdir(folder)):
-    with open(os.path.join(folder, name), "rb") as file:
-        orjson.loads(file.read())
-spent = time.process_time() - start
-result = orjson.loads(open(made, "rb").read())
-start = time.process_time()
-with open(out, "wb") as file:
-    file.write(orjson.dumps(result))
-print(spent + time.process_time() - start)
-"""
 OURS = """
 import sys, time
 from pathlib import Path
@@ -120,7 +107,9 @@ def main() -> None:
         ours = [OURS, str(work / "json"), str(work / "jpg"), made]
         seconds(ours)  # makes the result that the floor dumps, and warms the disk
         for _ in range(options.repeats):
-            floor = seconds([FLOOR, str(work / "json"), made, str(work / "floor.json")])
+            floor = seconds(
+                [FLOOR.format(module="orjson", parse="loads"), str(work / "json"), made, str(work / "floor.json")]
+            )
             figures.setdefault("floor: read, orjson", []).append(floor / options.files)
             figures.setdefault("annotune", []).append(seconds(ours) / options.files)
             if root:
