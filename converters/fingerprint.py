@@ -48,7 +48,7 @@ def fingerprint(root: Path, *, index: Path | None = None, leave_out: Path | None
         DatasetError: ``root`` does not exist, a file cannot be read, or files keep changing while they are read.
     """
     if not root.exists():
-        raise DatasetError(f"{root} does not exist")
+        raise DatasetError(f"{root} does not exist. Give the dataset's folder, or its file (source.root of a recipe)")
     known = _read_index(index) if index else {}
     entries = {name: _entry(path, info, known.get(name)) for name, path, info in _files(root, index, leave_out)}
     found = {name: entry for name, entry in sorted(entries.items()) if entry is not None}

@@ -129,7 +129,8 @@ def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:
         if isinstance(result, Product):
             summary = (result.path / "summary.md").read_text()
             get_run_logger().info("%s: %s", stage.name, summary.split("\n", maxsplit=1)[0])
-            create_markdown_artifact(summary, key=re.sub(r"[^a-z0-9]+", "-", f"annotune-{stage.name}"))
+            text = f"{summary}\nAll of it: `{result.path}`\n"
+            create_markdown_artifact(text, key=re.sub(r"[^a-z0-9]+", "-", f"annotune-{stage.name}"))
         return result
 
     run.__name__ = stage.name

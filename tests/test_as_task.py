@@ -169,4 +169,6 @@ def test_the_summary_is_an_artifact(tmp_path: Path) -> None:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
 
-    assert ("annotune-convert", "one line\n\n| a | table |\n") in [(a.key, a.data) for a in artifacts]
+    text = next(a.data for a in artifacts if a.key == "annotune-convert")
+    assert text.startswith("one line\n\n| a | table |\n\nAll of it: `")
+    assert (Path(text.split("`")[1]) / "a.txt").is_file()

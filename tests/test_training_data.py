@@ -112,6 +112,20 @@ def test_pictures_of_all_kinds_become_rgb(tmp_path: Path) -> None:
     assert read_image(png(tmp_path / "c.jpg", Image.new("CMYK", (6, 4)))).shape == (3, 4, 6)
 
 
+def test_depth_and_number_of_pictures_in_a_file(tmp_path: Path) -> None:
+    deep = Image.fromarray(np.full((4, 6), 40_000, np.uint16))
+    assert read_image(png(tmp_path / "deep.tif", deep)).unique().tolist() == [40_000 >> 8]
+    floats = Image.fromarray(np.full((4, 6), 40.0, np.float32))
+    assert read_image(png(tmp_path / "float.tif", floats)).unique().tolist() == [40]
+    for name, values in (("f.tif", np.full((4, 6), -0.5, np.float32)), ("i.tif", np.full((4, 6), 70_000, np.int32))):
+        with pytest.raises(UnreadableImageError, match=r"32-bit pixels from .* to .*; convert it to 8 or 16 bits"):
+            read_image(png(tmp_path / name, Image.fromarray(values)))
+    frames = [Image.new("L", (6, 4), level) for level in (9, 200)]
+    moving = png(tmp_path / "moving.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert read_image(moving).unique().tolist() == [9]
+    assert read_image(moving, (6, 4)).shape == (3, 4, 6)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_without_annotations_a_picture_is_read_as_it_is_shown(tmp_path: Path, suffix: str, orientation: int) -> None:

@@ -16,10 +16,12 @@ from pycocotools import mask as coco_mask
 from rich.console import Console
 
 from converters import read_labelme
+from converters.pictures import IMAGE_SUFFIXES
 from models.outlines import outlines
 from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
 from models.training.journal import read_lines
-from models.training.writers import write_coco_results, write_labelme, write_pictures
+from models.training.predict import PICTURES
+from models.training.writers import drawn, write_coco_results, write_labelme, write_pictures
 
 
 def test_predictions_come_in_order_in_the_pixels_of_the_picture(tmp_path: Path) -> None:
@@ -205,3 +207,14 @@ def test_a_checkpoint_written_on_a_gpu_loads_where_there_is_none(tmp_path: Path)
     assert len(found[0].boxes) > 0
     assert torch.equal(found[0].boxes, found[1].boxes)
     assert torch.equal(found[0].scores, found[1].scores)
+
+
+def test_pictures_of_sixteen_bits_are_drawn_in_eight(tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 60), 20_000, np.uint16)).save(tmp_path / "deep.tif")
+    nothing = Prediction(tmp_path / "deep.tif", (60, 40), torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), ())
+
+    assert drawn(nothing).getpixel((0, 0)) == (78, 78, 78)
+
+
+def test_the_pictures_that_are_looked_for_are_those_that_are_converted() -> None:
+    assert PICTURES == IMAGE_SUFFIXES

@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
+from models.pictures import as_rgb
 from models.report.matching import Found, Matched, Truth
 from models.report.shapes import mask_path
 
@@ -193,7 +194,7 @@ def _embedded(images: Path, name: str, box: Sequence[float] | None = None) -> tu
                 size = opened.size[::-1] if turned else opened.size
                 if box is None:
                     opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-                small = ImageOps.exif_transpose(opened).convert("RGB")
+                small = as_rgb(ImageOps.exif_transpose(opened))
                 if box is not None:
                     small = small.crop((int(box[0]), int(box[1]), ceil(box[0] + box[2]), ceil(box[1] + box[3])))
     except (OSError, ValueError, Image.DecompressionBombError):

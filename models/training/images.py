@@ -10,6 +10,8 @@ import torchvision.io  # noqa: F401 - registers torch.ops.image
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from models.pictures import as_rgb
+
 RGB = 3  # torchvision.io.ImageReadMode.RGB
 PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 
@@ -28,7 +30,8 @@ class UnreadableImageError(ValueError):
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode a picture to ``(3, H, W)`` uint8 RGB.
 
-    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow. The EXIF rotation is applied where
+    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow; of
+    several in a file the first is taken. The EXIF rotation is applied where
     nothing is annotated yet, and where the annotated size asks for it: annotation programs differ in this, and the size
     says which one was used.
 
@@ -49,6 +52,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         image: Tensor = torch.ops.image.decode_image(content, RGB, as_shown)
     except (RuntimeError, AttributeError):
         image = _read_with_pillow(path, rotate=as_shown)
+    if image.ndim == 4:  # an animation
+        image = image[0]
     if image.dtype != torch.uint8:  # 16-bit PNG
         image = (image.to(torch.int32) >> 8).to(torch.uint8)
     if size is not None and (image.shape[2], image.shape[1]) != size:
@@ -62,7 +67,7 @@ def _read_with_pillow(path: Path, *, rotate: bool = False) -> Tensor:
             if picture.width * picture.height > PIXELS:
                 raise UnreadableImageError(path, f"{picture.width}x{picture.height} pixels are too many to decode")
             upright = ImageOps.exif_transpose(picture) if rotate else picture
-            pixels = np.array(upright.convert("RGB"))
+            pixels = np.array(as_rgb(upright))
     except FileNotFoundError:
         raise UnreadableImageError(path, "no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

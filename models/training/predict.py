@@ -16,7 +16,9 @@ from models.training.images import read_image
 from models.training.options import PredictOptions
 from models.training.transforms import WorkingSize
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+PICTURES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".jp2",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

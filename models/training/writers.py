@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from models.outlines import outlines
+from models.pictures import as_rgb
 from models.training.detect import run_lengths
 from models.training.files import write_bytes, write_json, write_readable_json
 from models.training.predict import Prediction
@@ -159,7 +160,7 @@ def _shapes(prediction: Prediction) -> Iterator[dict[str, Any]]:
 def drawn(prediction: Prediction) -> Image.Image:
     """The picture with its masks, boxes, names and scores; the weakest first, so that the strongest lie on top."""
     with Image.open(prediction.path) as picture:
-        canvas = ImageOps.exif_transpose(picture).convert("RGB")
+        canvas = as_rgb(ImageOps.exif_transpose(picture))
     font = ImageFont.load_default(max(11, min(canvas.size) // 40))
     line = max(1, min(canvas.size) // 250)
     if prediction.whole:
