@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 from helpers_training import draw_set, initial
 
 from flows.chain import Plainly, chain
+from flows.cli import main
 from flows.config import FinetuneConfig, load_config
-from flows.runs import compare_runs, figures, list_runs, publish
+from flows.runs import publish
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.training import DetectionData, EvaluateOptions
 from models.training import evaluate as evaluate_checkpoint
@@ -49,7 +53,15 @@ def test_both_checkpoints_are_scored_as_each_alone(tmp_path: Path) -> None:
     assert heads == "| class | AP | AP, last | AP50 | AP50, last | AR | AR, last | truths |"
 
 
-def test_a_run_tells_of_its_last_checkpoint_too(tmp_path: Path) -> None:
+def test_a_run_tells_of_its_last_checkpoint_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def annotune(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["annotune", *map(str, arguments)])
+        with suppress(SystemExit):
+            main()
+        return capsys.readouterr().out
+
     config, _ = load_config(tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data")), STANDSTILL)
 
     made = products(config)
@@ -60,12 +72,17 @@ def test_a_run_tells_of_its_last_checkpoint_too(tmp_path: Path) -> None:
     page = (made["report"].path / "report.html").read_text()
     assert "Best and last checkpoint" in page
     assert "that of the last checkpoint" in page
-    for name in ("one", "two"):
-        publish(config.workspace, name, f"name: {name}\n", made)
-    runs = list_runs(config.workspace)
-    assert figures(run.metrics for run in runs) == ["AP", "AP50", "last AP"]
-    compare_runs([run.path for run in runs], tmp_path / "compare.html")
-    assert (tmp_path / "compare.html").read_text().count("its last checkpoint") == 2
+    one, two = (
+        publish(config.workspace, name, f"name: {name}\ntrain: {{epochs: {epochs}, seed: 3}}\n", made)
+        for name, epochs in (("one", 2), ("two", 4))
+    )
+    told = annotune("runs", config.workspace)
+    assert all(text in told for text in ("AP50", "last AP", "train.epochs"))
+    assert "train.seed" not in told
+    annotune("report", one, two, "--out", tmp_path / "compare.html")
+    compared = (tmp_path / "compare.html").read_text()
+    assert compared.count("its last checkpoint") == 2
+    assert "train.epochs: 4" in compared
 
 
 def test_a_run_that_ends_with_its_best_checkpoint_is_scored_once(tmp_path: Path) -> None:

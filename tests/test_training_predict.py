@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from models.outlines import outlines
 from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
 from models.training.journal import read_lines
 from models.training.predict import PICTURES
+from models.training.progress import step_text
 from models.training.writers import drawn, write_coco_results, write_labelme, write_pictures
 
 
@@ -168,6 +170,12 @@ def test_a_photo_that_is_shown_rotated_is_found_drawn_and_written_as_it_is_shown
     assert (record.width, record.height, len(record.instances)) == (90, 128, len(expected.boxes))
 
 
+def test_a_step_tells_of_the_gpus_memory_and_of_the_wait_for_data() -> None:
+    line = {"epoch": 1.5, "loss": 2.0, "lr": 0.01, "images_per_second": 8.0, "data_wait": 0.25, "gpu_memory": 3 * 2**30}
+
+    assert step_text(line) == "epoch 1.5 loss 2.000 lr 0.01 8.0 images/s (25% waiting for data) 3.0 GiB"
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_display_says_what_happens(tmp_path: Path, terminal: bool) -> None:
     written = io.StringIO()
@@ -180,6 +188,8 @@ def test_the_display_says_what_happens(tmp_path: Path, terminal: bool) -> None:
     assert "0.00078125 per image x 2 images per step = 0.0015625" in said
     assert "bbox/AP " in said
     assert "images/s" in said
+    assert re.search(r"epoch 1\.0 loss \d+\.\d+ lr [\d.e-]+ [\d.]+ images/s \(\d+% waiting for data\)", said)
+    assert not terminal or re.search(r"\d:\d\d:\d\d", said), "how long it will take"
     assert [line["event"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")] == [
         "start",
         "step",

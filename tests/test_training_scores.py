@@ -72,6 +72,24 @@ def test_hotcoco_gives_pycocotools_numbers(seed: int, kind: Any) -> None:
     np.testing.assert_allclose(fast.recall, oracle.recall, atol=1e-6)
 
 
+def test_the_limit_of_detections_is_that_of_pycocotools() -> None:
+    truth, _ = scene(5)
+    crowded = [  # 150 in each image, of which few are right: among the first 1, 10, 100, and behind them
+        {"image_id": image["id"], "category_id": 1, "bbox": [400 - 2 * number, 390, 2, 9], "score": 1 - number / 150}
+        for image in truth["images"]
+        for number in range(150)
+    ]
+    for row in truth["annotations"]:
+        row["category_id"] = 1
+        crowded.append({**row, "score": (1.1, 0.97, 0.5, 0.1)[row["id"] % 4]})
+
+    fast, oracle = (accumulate(complete_truth(truth), crowded, "bbox", engine) for engine in ("hotcoco", "pycocotools"))
+
+    assert summary(fast) == pytest.approx(summary(oracle), abs=1e-6)
+    np.testing.assert_allclose(fast.recall, oracle.recall, atol=1e-6)
+    assert 0.1 < summary(oracle)["AR1"] < summary(oracle)["AR10"] < summary(oracle)["AR100"] < 0.9
+
+
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_nothing_found_and_nothing_there(engine: Any) -> None:
     truth, results = scene(0)

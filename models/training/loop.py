@@ -207,6 +207,7 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
     own = range(process.rank, len(run.validation), process.world)  # each image in one process only
     results: list[Result] | None = None
     with weights_to_score(run), suppress(_StopDuringEvaluation):
+        process.agree(run.model)
         results = detect(
             run.model, run.validation, process.device, indices=own, batch_size=options.batch_size,
             workers=options.workers, between=lambda: _leave_if_asked(process, stop),
@@ -215,6 +216,7 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
         stopped(run)  # only now: the weights that are trained are back in the model
     assert results is not None
     together = [result for part in process.gather(results) for result in part]
+    together.sort(key=lambda result: int(result["image_id"]))  # the order in which one process finds them
     scores = quick_scores(run.truth, together, run.assembled.detector) if process.main else {}
     take_scores(run, process.gather(scores)[0])
     checkpoint(run)

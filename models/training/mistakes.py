@@ -28,7 +28,10 @@ def confusion(evaluation: Any, min_score: float) -> dict[str, Any]:
 
 
 def error_kinds(evaluation: Any) -> dict[str, dict[str, float]]:
-    """How often each of TIDE's kinds of error happens, and what AP50 would gain without it (Bolya et al. 2020)."""
+    """How often each of TIDE's kinds of error happens, and what AP50 would gain without it (Bolya et al. 2020).
+
+    A crowd region counts as an object for the detections that it only partly covers; TIDE knows no such regions.
+    """
     found = evaluation.tide_errors()
     return {
         name: {"count": int(found["counts"][key]), "AP50_gain": float(found["delta_ap"][key])}

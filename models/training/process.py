@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed import Store  # type: ignore[attr-defined]  # it is there, and documented
 from torch.distributed.rendezvous import rendezvous
 
@@ -60,6 +61,12 @@ class Process:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
+
+    def agree(self, model: nn.Module) -> None:
+        """Give every process the buffers of the first, which writes them; each one's batch norms saw other images."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
     def barrier(self) -> None:
         """Wait for all."""

@@ -63,8 +63,7 @@ def step_text(line: Line) -> str:
     """Epoch, loss, rate, speed, waiting for data, GPU memory."""
     text = f"epoch {line['epoch']:.1f} loss {line['loss']:.3f} lr {line['lr']:.2g}"
     text += f" {line['images_per_second']:.1f} images/s"
-    if line["data_wait"] >= 0.05:
-        text += f" ({line['data_wait']:.0%} waiting for data)"
+    text += f" ({line['data_wait']:.0%} waiting for data)"
     if line["gpu_memory"]:
         text += f" {line['gpu_memory'] / 2**30:.1f} GiB"
     return text
