@@ -48,6 +48,13 @@ class FinetuneConfig(BaseModel):
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How to evaluate")
     timeouts: Timeouts = Field(Timeouts(), description="Hours after which a stage is given up")
 
+    @field_validator("workspace", mode="before")
+    @classmethod
+    def _is_given(cls, workspace: Any) -> Any:
+        if workspace == "":
+            raise ValueError("empty. Give a folder for the products; the deployments take it from ANNOTUNE_WORKSPACE")
+        return workspace
+
     @field_validator("source")
     @classmethod
     def _has_splits(cls, source: SourceOptions) -> SourceOptions:
@@ -133,7 +140,7 @@ def _resolve_paths(model: type[BaseModel], values: dict[str, Any], origins: Mapp
         if isinstance(value, dict):
             for inner in models_of(field.annotation):
                 _resolve_paths(inner, value, origins, f"{prefix}{name}.")
-        elif isinstance(value, str) and origin is not None:
+        elif isinstance(value, str) and value and origin is not None:
             absolute = origin.folder / Path(value).expanduser()
             is_path = field.annotation is Path or Path in get_args(field.annotation)
             is_location = any(isinstance(mark, Location) for mark in field.metadata)

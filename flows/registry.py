@@ -75,6 +75,8 @@ class Registry:
     """
 
     def __init__(self, url: str) -> None:
+        if not url:  # a deployment whose variable was not set; it would mean whatever folder the worker is in
+            raise RegistryError("registry: empty. Give a folder or URL; the deployments take it from ANNOTUNE_REGISTRY")
         self.url = url
         try:
             self.fs, self.root = fsspec.url_to_fs(url)  # type: ignore[no-untyped-call]

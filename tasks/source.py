@@ -50,12 +50,12 @@ class SourceOptions(BaseModel):
         None, description="How a classifier's pictures are cut out of a dataset of objects; only with a classifier"
     )
 
-    @field_validator("root", mode="before")
+    @field_validator("root", "images", mode="before")
     @classmethod
-    def _is_given(cls, root: Any) -> Any:
-        if root == "":  # a deployment whose variable was not set; it would mean whatever folder the worker is in
+    def _is_given(cls, folder: Any) -> Any:
+        if folder == "":  # a deployment whose variable was not set; it would mean whatever folder the worker is in
             raise ValueError("empty. Give the folder of the dataset; the deployments take it from ANNOTUNE_SOURCE")
-        return root
+        return folder
 
     @field_validator("format")
     @classmethod

@@ -49,6 +49,9 @@ def mistakes(folder: Path, text: str = GOOD, *overrides: str) -> list[str]:
         ("name=..", "name: should be made of letters, digits, - and _, with neither - nor . in front, not '..'"),
         ("evaluate.device=gpu", "evaluate.device: no device is called 'gpu'; auto, cpu, cuda or cuda:1"),
         ("detector.fixed_size=[320]", "detector.fixed_size.1: missing; field required"),
+        ("train.freeze=re:[", "train.freeze: 're:[' is not a regular expression: unterminated character set"),
+        ("train.lr_multipliers={'re:(': 1}", "train.lr_multipliers: 're:(' is not a regular expression: missing )"),
+        ("workspace=''", "workspace: empty. Give a folder for the products; the deployments take it from ANNOTUNE_W"),
         ("train.epoch.s=1", "train.epoch: unknown key; did you mean epochs?"),
     ],
 )

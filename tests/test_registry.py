@@ -57,6 +57,11 @@ def test_a_registry_that_nothing_here_can_open_says_what_would(url: str) -> None
         Registry(url)
 
 
+def test_no_registry_is_not_the_working_directory() -> None:
+    with pytest.raises(RegistryError, match="registry: empty. Give a folder or URL"):
+        Registry("")
+
+
 def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     book = Registry(str(tmp_path))
     version = promote(book, tmp_path, "one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,6 +165,16 @@ class TrainOptions(BaseModel):
             if name not in AUGMENTATIONS:
                 raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENTATIONS)}")
         return names
+
+    @field_validator("freeze", "lr_multipliers")
+    @classmethod
+    def _patterns_compile(cls, parts: Any) -> Any:
+        for part in [parts] if isinstance(parts, str) else parts or ():
+            try:
+                re.compile(part.removeprefix("re:") if part.startswith("re:") else "")
+            except re.error as error:
+                raise ValueError(f"{part!r} is not a regular expression: {error}") from None
+        return parts
 
     @field_validator("best_by")
     @classmethod
