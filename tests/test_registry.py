@@ -58,7 +58,7 @@ def test_a_registry_that_nothing_here_can_open_says_what_would(url: str) -> None
 
 
 def test_no_registry_is_not_the_working_directory() -> None:
-    with pytest.raises(RegistryError, match="registry: empty. Give a folder or URL"):
+    with pytest.raises(RegistryError, match=r"registry: empty\. Give a folder or URL"):
         Registry("")
 
 
