@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
-from converters.coco import merge_coco, write_coco
+from converters.coco import Coco, dump_coco, merge_coco, write_coco
 from converters.collection import paused_collection
 from converters.errors import CategoriesError, DatasetError
 from converters.formats import FORMATS, Conversion, Format, Progress, convert
@@ -118,7 +118,10 @@ def _add_common(parser: argparse.ArgumentParser, chosen: Format) -> None:
     """The options that every format has."""
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="the dataset")
-    add("-o", "--output", type=Path, required=True, help="the COCO file; with several splits its name holds {split}")
+    add(
+        "-o", "--output", type=Path, required=True,
+        help="the COCO file, - for the standard output; with several splits its name holds {split}",
+    )  # fmt: skip
     add("--images", type=Path, metavar="DIR", help="folder of the images, if it is elsewhere")
     add(
         "--split", action="append", metavar="NAME[=WHAT]",
@@ -185,12 +188,11 @@ def _run(chosen: Format, values: dict[str, Any]) -> None:
         except CategoriesError as error:
             listed = Path(values["categories"]).is_file()
             raise DatasetError(f"{values['categories']}: {error}" if listed else f"--{error}") from error
-    print("\n".join(summary_lines(result)))
+    print("\n".join(summary_lines(result)), file=_words(values["output"]))
     if values["strict"]:
         _check_nothing_lost(result)
     for name, coco in result.splits.items():
-        write_coco(coco, targets[name])
-        print(f"wrote {printable(str(targets[name]))}")
+        _write(coco, targets[name])
 
 
 def _check_nothing_lost(result: Conversion) -> None:
@@ -262,9 +264,22 @@ def _merge(parts: Sequence[Path], output: Path) -> None:
     from converters.coco_source import read_json  # noqa: PLC0415
 
     merged = merge_coco([read_json(path) for path in parts])
-    write_coco(merged, output)
-    print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances")
-    print(f"wrote {printable(str(output))}")
+    print(f"{len(merged['images'])} images, {len(merged['annotations'])} instances", file=_words(output))
+    _write(merged, output)
+
+
+def _write(coco: Coco, output: Path) -> None:
+    """Write a file, or to the standard output for ``-``."""
+    if str(output) == "-":
+        dump_coco(coco, sys.stdout.buffer)
+        return
+    write_coco(coco, output)
+    print(f"wrote {printable(str(output))}", file=_words(output))
+
+
+def _words(output: Path) -> TextIO:
+    """Where to say what was done: not where the file goes."""
+    return sys.stderr if str(output) in ("-", "/dev/stdout") else sys.stdout
 
 
 if __name__ == "__main__":

@@ -229,13 +229,13 @@ def write_coco(coco: Coco, path: Path) -> None:
         DatasetError: a value is not JSON.
     """
     try:
-        write_whole(path, lambda file: _write(coco, file))
+        write_whole(path, lambda file: dump_coco(coco, file))
     except TypeError as error:  # orjson.JSONEncodeError is one
         raise DatasetError(f"{path}: cannot be written as JSON: {error}") from error
 
 
-def _write(coco: Coco, file: BinaryIO, chunk: int = 20_000) -> None:
-    """Key by key, long lists in chunks: the text of a big dataset is never in memory as a whole."""
+def dump_coco(coco: Coco, file: BinaryIO, chunk: int = 20_000) -> None:
+    """Write a COCO dataset into an open file: long lists in chunks, so that its text is never in memory as a whole."""
     for number, (key, value) in enumerate(coco.items()):
         file.write((b",\n" if number else b"{") + orjson.dumps(key) + b":")
         if not isinstance(value, list):

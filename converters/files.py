@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -68,9 +69,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Let ``write`` fill a file that takes the name ``path`` only when it is complete and on disk.
 
     Missing folders are made. If ``write`` or the disk fails, the error passes through and nothing stays behind; a
-    file that was there before is untouched.
+    file that was there before is untouched. A link stays one, and gets a new file behind it; what is neither file nor
+    link, such as a pipe or /dev/stdout, is written to as it comes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            write(file)
+        return
+    path = path.resolve() if path.is_symlink() else path
     part = path.with_name(f".{path.name[:200]}.{os.urandom(4).hex()}.part")
     try:
         with part.open("xb") as file:
@@ -78,5 +87,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        error.filename = str(path) if error.filename == str(part) else error.filename
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ class Done(NamedTuple):
 
 
 Run = Callable[..., Done]
+PATHS = {"PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @pytest.fixture
@@ -99,6 +100,33 @@ def test_categories_that_match_nothing_are_an_error(run: Run, dataset: Path, tmp
     some = run("voc", dataset, "-o", tmp_path / "out.json", "--categories", "Dog,cat")
     assert some.returncode == 0
     assert "noted: 1 x categories without any object: 'Dog' (did you mean 'dog'?) (as in all)" in some.stdout
+
+
+def test_the_output_may_be_the_standard_output_a_pipe_or_a_link(run: Run, dataset: Path, tmp_path: Path) -> None:
+    run("voc", dataset, "-o", tmp_path / "plain.json")
+    plain = (tmp_path / "plain.json").read_bytes()
+    command = [sys.executable, "-m", "converters.cli", "voc", str(dataset), "-o", "-"]
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env={**os.environ, **PATHS})
+    assert (done.returncode, done.stdout) == (0, plain)
+    assert b"instances" in done.stderr
+    assert not (tmp_path / "-").exists()
+
+    (tmp_path / "link.json").symlink_to("plain.json")
+    (tmp_path / "plain.json").write_text("before")
+    assert run("voc", dataset, "-o", tmp_path / "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "plain.json").read_bytes() == plain
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    assert run("voc", dataset, "-o", tmp_path / "pipe").returncode == 0
+    assert reader.communicate()[0] == plain
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_output_that_is_a_folder_is_named(run: Run, dataset: Path, tmp_path: Path) -> None:
+    done = run("voc", dataset, "-o", tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}: is a folder; name a file in it\n")
 
 
 def test_strict_writes_nothing_if_anything_is_lost(run: Run, dataset: Path, tmp_path: Path) -> None:

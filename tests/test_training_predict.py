@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -228,3 +229,10 @@ def test_pictures_of_sixteen_bits_are_drawn_in_eight(tmp_path: Path) -> None:
 
 def test_the_pictures_that_are_looked_for_are_those_that_are_converted() -> None:
     assert PICTURES == IMAGE_SUFFIXES
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "null").symlink_to(os.devnull)
+    write_coco_results([], tmp_path / "null")
+    assert (tmp_path / "null").is_symlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["null"]

@@ -11,7 +11,10 @@ import orjson
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, rename it."""
+    """Write a file under a temporary name, flush it to the disk, rename it; to a pipe or device as it comes."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(content)
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
