@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -232,8 +234,9 @@ class _Run:
         from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
 
         context = multiprocessing.get_context("spawn")  # a fork copies the locks of other threads as they stand
-        with ProcessPoolExecutor(jobs - 1, mp_context=context) as pool:
-            futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(1, jobs)]
+        with ProcessPoolExecutor(jobs - 1, mp_context=context, initializer=_end_quietly) as pool:
+            with _interrupts_waiting():
+                futures = [pool.submit(_read_in_process, self, selector, shares, (i, jobs)) for i in range(1, jobs)]
             yield self.read_shard(selector, shares, (0, jobs), lambda count, part: progress(count, part * jobs))
             for future in futures:
                 data, log = future.result()
@@ -256,6 +259,26 @@ class _Run:
         for record in records:
             by_name[split_of(record.file_name, shares)].append(record)
         return {name: to_coco(own, log=log) for name, own in by_name.items()}, log
+
+
+@contextmanager
+def _interrupts_waiting() -> Iterator[None]:
+    """Let Ctrl-C wait; processes begun meanwhile begin like that, or it would find them importing and end in traces."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_quietly() -> None:
+    """In a process that reads: Ctrl-C, which a terminal sends to all, ends it without a word; the first one speaks."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 @paused_collection()

@@ -1,4 +1,6 @@
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,20 @@ class Done(NamedTuple):
 
 Run = Callable[..., Done]
 PATHS = {"PYTHONPATH": str(Path(__file__).parents[1])}
+STARTS = """
+from concurrent import futures
+from converters.cli import main
+submit = futures.ProcessPoolExecutor.submit
+def told(self, *arguments):
+    future = submit(self, *arguments)
+    if not self.__dict__.setdefault("told", False):
+        self.told = True
+        print("reading", flush=True)
+    return future
+futures.ProcessPoolExecutor.submit = told
+if __name__ == "__main__":
+    main()
+"""  # the command, which says when its processes have been started
 
 
 @pytest.fixture
@@ -281,3 +297,23 @@ def test_a_real_set_by_its_image_sets(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0
     counts = [len(orjson.loads((tmp_path / f"bccd_{s}.json").read_bytes())["images"]) for s in ("train", "val", "test")]
     assert counts == [205, 87, 72]
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.1])
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, wait: float) -> None:
+    """As a terminal sends it, to the whole group; while they start, or a little later."""
+    for number in range(4000):
+        (tmp_path / f"{number}.xml").write_text(voc_xml(f"{number}.jpg"))
+    command = [sys.executable, "-c", STARTS, "voc", str(tmp_path), "-o", str(tmp_path / "x.json"), "--jobs", "3"]
+    environment = {**os.environ, **PATHS}
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "reading\n"
+    select.select([started.stdout], [], [], wait)  # as long as nothing is said
+    os.killpg(started.pid, signal.SIGINT)
+
+    said = started.communicate(timeout=60)[1]
+    assert (started.returncode, said) == (130, "error: stopped; nothing was written\n")
+    assert not list(tmp_path.glob("*.json*"))
