@@ -14,11 +14,12 @@ from helpers_training import draw_set, initial
 from test_training_resume import assert_same_weights
 
 from models.checkpoint import load_checkpoint
-from models.errors import TrainingError, WeightsError
+from models.errors import TrainingError, TrainingStopped, WeightsError
 from models.report.training import training_figures
 from models.training import TrainOptions, evaluate, finetune, loop
 from models.training.folder import newest_checkpoint
 from models.training.journal import Line, read_lines
+from models.training.process import StopSignal
 
 SHORT = TrainOptions(epochs=2, batch_size=4, log_every=1, checkpoint_every_steps=1, threads=1)
 
@@ -56,21 +57,24 @@ def test_a_loss_that_is_not_finite_is_tried_once_more_at_a_tenth_of_the_rate(tmp
     ]
 
 
+attempt = loop._forward_backward
+
+
+def with_little_memory(run: Any, batch: Any) -> dict[str, float]:
+    """A forward pass where there is room for two images."""
+    if run.micro_batch > 2:
+        attempt(run, batch)  # leaves gradients behind, as a failed attempt does
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    return attempt(run, batch)
+
+
 def test_out_of_memory_halves_the_images_per_pass_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
-    attempt = loop._forward_backward
-
-    def with_little_memory(run: Any, batch: Any) -> dict[str, float]:
-        if run.micro_batch > 2:
-            attempt(run, batch)  # leaves gradients behind, as a failed attempt does
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return attempt(run, batch)
-
     monkeypatch.setattr(loop, "_forward_backward", with_little_memory)
+
     summary = finetune(init, train, None, SHORT.model_copy(update={"batch_size": 8}), tmp_path / "small")
-    monkeypatch.undo()
 
     events = [line for line in read_lines(tmp_path / "small" / "metrics.jsonl") if line["event"] == "out_of_memory"]
     assert [event["micro_batch"] for event in events] == [4, 2]
@@ -80,9 +84,31 @@ def test_out_of_memory_halves_the_images_per_pass_and_the_run_goes_on(
     )
     assert summary.steps == 2
     assert said_by_the_report(tmp_path / "small") == list(summary.notes)
-    monkeypatch.setattr(loop, "_forward_backward", with_little_memory)
     with pytest.raises(torch.OutOfMemoryError):
         finetune(init, train, None, SHORT.model_copy(update={"on_out_of_memory": "fail"}), tmp_path / "fail")
+
+
+def test_a_run_that_had_no_room_resumes_with_what_it_had_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init, train = initial(tmp_path / "init.pt"), draw_set(tmp_path / "train")
+    monkeypatch.setattr(loop, "_forward_backward", with_little_memory)
+    options, stop = SHORT.model_copy(update={"batch_size": 8}), StopSignal()
+    whole = finetune(init, train, None, options, tmp_path / "whole")
+
+    with pytest.raises(TrainingStopped, match="stopped at step 1 of 2"):
+        finetune(init, train, None, options, tmp_path / "run", stop=stop, echo=lambda line: stop_at(1, line, stop))
+    monkeypatch.undo()  # there is room again: the run keeps to what it knows
+    summary = finetune(init, train, None, options, tmp_path / "run")
+
+    assert_same_weights(summary.last, whole.last)
+    assert summary.notes == whole.notes
+
+
+def stop_at(step: int, line: Line, stop: StopSignal) -> None:
+    """Ask a run to stop when it tells of this step."""
+    if line["event"] == "step" and line["step"] == step:
+        stop.stop()
 
 
 def test_accumulated_passes_train_on_the_images_of_one_large_pass(tmp_path: Path) -> None:
