@@ -73,4 +73,6 @@ def placed(model: nn.Module, device: torch.device, *, channels_last: bool | None
     None: channels last on a CPU, where a training step of SSDlite then takes three quarters of the time.
     """
     last = device.type == "cpu" if channels_last is None else channels_last
+    transform: Any = model.transform
+    transform.channels_last = last
     return model.to(device).to(memory_format=torch.channels_last if last else torch.contiguous_format)

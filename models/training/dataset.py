@@ -78,7 +78,7 @@ def collate(loaded: Sequence[Loaded]) -> Batch:
     """Pad and stack."""
     sizes = torch.tensor([picture.image.shape[-2:] for picture in loaded])
     height, width = sizes.amax(0).tolist()
-    images = torch.zeros(len(loaded), 3, height, width, dtype=torch.uint8)
+    images = torch.zeros(len(loaded), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # as decoders write
     for place, picture in zip(images, loaded, strict=True):
         place[:, : picture.image.shape[1], : picture.image.shape[2]] = picture.image
     return Batch(
