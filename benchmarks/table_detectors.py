@@ -54,12 +54,12 @@ ROWS = (
     Row("ssd300_vgg16", "SSD300, VGG-16", {}, 1e-4, 24, 2),  # at 300x300, which its boxes are made for
     Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", SSDLITE, 1e-3, 120, 12, amp="off"),
     Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", YOLO, 1e-3, 80, 6, amp="off"),
-    Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, 3),
-    Row(FASTER, "the same, its first stages held", REGIONS, 5e-4, 24, 3, freeze=None),
-    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
-    Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 40, 3),
-    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
-    Row("cascade_mask_rcnn_resnet50_fpn", "Cascade Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 24, teacher=FASTER),
+    Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, 3),
+    Row(FASTER, "the same, its first stages held", REGIONS, 5e-4, 20, 3, freeze=None),
+    Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),
+    Row("retinanet_resnet50_fpn", "RetinaNet, MobileNetV3-FPN", RESIZED, 5e-4, 24, 3),
+    Row("maskrcnn_resnet50_fpn", "Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),
+    Row("cascade_mask_rcnn_resnet50_fpn", "Cascade Mask R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),
 )
 
 

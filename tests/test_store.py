@@ -38,8 +38,9 @@ def test_nothing_half_made_has_a_final_name(tmp_path: Path) -> None:
         (folder / "a.txt").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as full:
         make_product(tmp_path, "convert", "k" * 64, fail)
+    assert full.value.filename == str(tmp_path), "which disk is full"
 
     assert list((tmp_path / "store").iterdir()) == []
 
