@@ -7,6 +7,7 @@ finds it may use it. What travels between stages is a :class:`Product` or a :cla
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -68,6 +69,9 @@ class Product(BaseModel):
         return name in _read_manifest(self.path)
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
 def make_product(
     workspace: Path, stage: str, key: str, make: Callable[[Path], None], *, resume: bool = False
 ) -> Product:
@@ -100,7 +104,9 @@ def make_product(
             try:
                 make(part)
                 digest = _write_manifest(part)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+                    error.filename = str(workspace)  # of several disks this one: what writes into open files cannot say
                 if not resume:
                     shutil.rmtree(part, ignore_errors=True)
                 raise
