@@ -21,11 +21,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 - after PREFECT_HOME is set
+def prefect_server() -> Iterator[str]:
+    """The URL of its API."""
+    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415 - after PREFECT_HOME is set
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415
 
     with prefect_test_harness(server_startup_timeout=180):
-        yield
+        yield str(PREFECT_API_URL.value())
 
 
 def pytest_unconfigure() -> None:

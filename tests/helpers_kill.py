@@ -9,6 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
+from typing import Any
+
+import httpx
+
+from flows.config import FinetuneConfig
 
 # One epoch is one step and one checkpoint, so that there is something to resume from wherever the run is killed.
 TRAIN = {"epochs": 4, "batch_size": 24, "threads": 1, "workers": 0, "learning_rate": 0.01, "checkpoint_every_steps": 1}
@@ -29,13 +34,32 @@ def wait_until(done: Callable[[], object], seconds: float = 400, every: float = 
         Event().wait(every)
 
 
-def wait_for_steps(workspace: Path, runs: Callable[[], bool]) -> Path:
-    """Block until training has written a checkpoint; the folder of the unfinished product."""
+def begin_run(api: str, config: FinetuneConfig) -> str:
+    """Ask a server with our deployments for a run of finetune; its id."""
+    deployment = ask("GET", f"{api}/deployments/name/finetune/finetune")["id"]
+    given = {"parameters": {"config": config.model_dump(mode="json")}}
+    return str(ask("POST", f"{api}/deployments/{deployment}/create_flow_run", json=given)["id"])
+
+
+def ask(method: str, url: str, **given: Any) -> Any:
+    """What Prefect's server answers; asked again while its database is busy (503), as Prefect's own client does."""
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        answers[:] = [httpx.request(method, url, timeout=30, **given)]
+        return answers[0].status_code != httpx.codes.SERVICE_UNAVAILABLE
+
+    wait_until(answered, every=1)
+    return answers[0].raise_for_status().json()
+
+
+def wait_for_steps(workspace: Path, process: subprocess.Popen[Any]) -> Path:
+    """Block until training below ``process`` has written a checkpoint; the folder of the unfinished product."""
     found: list[Path] = []
 
     def there() -> bool:
         found[:] = workspace.glob("store/.train-*.part/last.pt")
-        return bool(found) or not runs()
+        return bool(found) or process.poll() is not None
 
     wait_until(there)
     assert found, "the run ended before it had a checkpoint"
@@ -82,8 +106,3 @@ def best_of(workspace: Path) -> Path:
     """The one checkpoint that was reached."""
     (best,) = workspace.glob("store/train-*/best.pt")
     return best
-
-
-def lives(process: subprocess.Popen[str]) -> Callable[[], bool]:
-    """Whether the process still runs, as a question."""
-    return lambda: process.poll() is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
-from helpers_kill import TRAIN, lives, wait_for_steps
+from helpers_kill import TRAIN, wait_for_steps
 
 from flows.registry import Registry
 from tasks.gc import collect
@@ -39,8 +39,8 @@ print("ended", state.name, flush=True)
 STAGES = ("convert", "check", "adapt", "train", "evaluate", "report")
 
 
-def start(recipe: Path, server_url: str, *registry: str) -> subprocess.Popen[str]:
-    environ = {**os.environ, "PREFECT_API_URL": server_url, "PREFECT_HOME": str(recipe.parent / "prefect")}
+def start(recipe: Path, prefect_server: str, *registry: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_HOME": str(recipe.parent / "prefect")}
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(recipe), *registry],
         env=environ,
@@ -69,19 +69,12 @@ def said_by(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def server_url(prefect_server: None) -> str:
-    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415 - slow
-
-    return str(PREFECT_API_URL.value())
-
-
-@pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     return tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"), train=TRAIN)
 
 
-def test_two_runs_at_once_do_each_stage_once(recipe: Path, server_url: str) -> None:
-    with start(recipe, server_url) as one, start(recipe, server_url) as two:
+def test_two_runs_at_once_do_each_stage_once(recipe: Path, prefect_server: str) -> None:
+    with start(recipe, prefect_server) as one, start(recipe, prefect_server) as two:
         begin(one, two)
         said = said_by(one) + said_by(two)
 
@@ -89,9 +82,9 @@ def test_two_runs_at_once_do_each_stage_once(recipe: Path, server_url: str) -> N
     assert said.count("ended Completed") == 2
 
 
-def test_two_retrains_at_once_make_one_champion(recipe: Path, server_url: str, tmp_path: Path) -> None:
+def test_two_retrains_at_once_make_one_champion(recipe: Path, prefect_server: str, tmp_path: Path) -> None:
     registry = str(tmp_path / "registry")
-    with start(recipe, server_url, registry) as one, start(recipe, server_url, registry) as two:
+    with start(recipe, prefect_server, registry) as one, start(recipe, prefect_server, registry) as two:
         begin(one, two)
         said = said_by(one) + said_by(two)
 
@@ -101,15 +94,15 @@ def test_two_retrains_at_once_make_one_champion(recipe: Path, server_url: str, t
     assert [entry.event for entry in Registry(registry).history()] == ["promoted"]
 
 
-def test_a_collection_leaves_a_run_under_way_everything(recipe: Path, server_url: str) -> None:
+def test_a_collection_leaves_a_run_under_way_everything(recipe: Path, prefect_server: str) -> None:
     workspace = recipe.parent / "workspace"
-    with start(recipe, server_url) as first:
+    with start(recipe, prefect_server) as first:
         begin(first)
         said_by(first)
     again = tiny_recipe(recipe.parent, recipe.parent / "data", train={**TRAIN, "seed": 1}, name="other")
-    with start(again, server_url) as second:
+    with start(again, prefect_server) as second:
         begin(second)
-        wait_for_steps(workspace, lives(second))
+        wait_for_steps(workspace, second)
         done = collect(workspace, 1)
         said = said_by(second)
 

@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(place: Path, prefect_server: None) -> Outcome:
+def first(place: Path, prefect_server: str) -> Outcome:
     return run(place)
 
 

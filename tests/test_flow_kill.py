@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
-from helpers_kill import TRAIN, ending_within, lives, training_below, wait_for_steps, wait_until
+from helpers_kill import TRAIN, ending_within, training_below, wait_for_steps, wait_until
 
 from tasks.store import sha256_of
 
@@ -31,22 +31,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory, server_url: str) -> str:
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> str:
     folder = tmp_path_factory.mktemp("undisturbed")
-    return finish(folder, data, server_url)
+    return finish(folder, data, prefect_server)
 
 
-@pytest.fixture(scope="module")
-def server_url(prefect_server: None) -> str:
-    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415 - slow
-
-    return str(PREFECT_API_URL.value())
-
-
-def start(folder: Path, data: Path, server_url: str, **sections: Any) -> subprocess.Popen[str]:
+def start(folder: Path, data: Path, prefect_server: str, **sections: Any) -> subprocess.Popen[str]:
     """A flow run in a process of its own."""
     recipe = tiny_recipe(folder, data, **{"train": TRAIN, **sections})
-    environ = {**os.environ, "PREFECT_API_URL": server_url, "PREFECT_HOME": str(folder / "prefect")}
+    environ = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_HOME": str(folder / "prefect")}
     command = [sys.executable, "-c", RUN, str(recipe)]
     return subprocess.Popen(
         command,
@@ -57,9 +50,9 @@ def start(folder: Path, data: Path, server_url: str, **sections: Any) -> subproc
     )
 
 
-def finish(folder: Path, data: Path, server_url: str) -> str:
+def finish(folder: Path, data: Path, prefect_server: str) -> str:
     """Run to the end; the hash of the best checkpoint."""
-    with start(folder, data, server_url) as process:
+    with start(folder, data, prefect_server) as process:
         said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     best = next(line.partition(" ")[2] for line in said.splitlines() if line.startswith("reached"))
@@ -67,25 +60,25 @@ def finish(folder: Path, data: Path, server_url: str) -> str:
 
 
 def test_a_killed_flow_process_is_taken_up_again_to_the_same_bytes(
-    data: Path, tmp_path: Path, server_url: str, undisturbed: str
+    data: Path, tmp_path: Path, prefect_server: str, undisturbed: str
 ) -> None:
-    with start(tmp_path, data, server_url) as process:
-        part = wait_for_steps(tmp_path / "workspace", lives(process))
+    with start(tmp_path, data, prefect_server) as process:
+        part = wait_for_steps(tmp_path / "workspace", process)
         (child,) = training_below(process.pid)
         with ending_within(15, child):
             process.kill()
     assert process.returncode == -signal.SIGKILL
     assert part.is_dir()  # nothing half-written has the final name
 
-    assert finish(tmp_path, data, server_url) == undisturbed
+    assert finish(tmp_path, data, prefect_server) == undisturbed
     assert not part.exists()
 
 
 def test_a_killed_training_child_is_retried_and_resumes_to_the_same_bytes(
-    data: Path, tmp_path: Path, server_url: str, undisturbed: str
+    data: Path, tmp_path: Path, prefect_server: str, undisturbed: str
 ) -> None:
-    with start(tmp_path, data, server_url) as process:
-        wait_for_steps(tmp_path / "workspace", lives(process))
+    with start(tmp_path, data, prefect_server) as process:
+        wait_for_steps(tmp_path / "workspace", process)
         (child,) = training_below(process.pid)
         os.kill(child, signal.SIGKILL)
         said, _ = process.communicate(timeout=300)
@@ -97,10 +90,10 @@ def test_a_killed_training_child_is_retried_and_resumes_to_the_same_bytes(
 
 
 def test_training_that_takes_too_long_is_stopped_and_nothing_lives_on(
-    data: Path, tmp_path: Path, server_url: str
+    data: Path, tmp_path: Path, prefect_server: str
 ) -> None:
     limits = {"train": 20 / 3600}  # hours
-    with start(tmp_path, data, server_url, train={**TRAIN, "epochs": 10_000}, timeouts=limits) as process:
+    with start(tmp_path, data, prefect_server, train={**TRAIN, "epochs": 10_000}, timeouts=limits) as process:
         wait_until(lambda: training_below(process.pid) or process.poll() is not None)
         (child,) = training_below(process.pid)
         with ending_within(15, child):

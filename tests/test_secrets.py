@@ -25,13 +25,12 @@ def files_with(secret: str, folder: Path) -> list[str]:
     ]
 
 
-def told_by_prefect() -> str:
+def told_by_prefect(api: str) -> str:
     """Everything that is seen of runs on Prefect's pages: logs, artifacts, states."""
     from prefect.logging.handlers import APILogHandler  # noqa: PLC0415 - slow
-    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415
 
     asyncio.run(APILogHandler.aflush())
-    api, text = PREFECT_API_URL.value(), ""
+    text = ""
     for what in ("logs", "artifacts", "task_runs"):
         for page in range(50):
             rows = httpx.post(f"{api}/{what}/filter", json={"limit": 200, "offset": 200 * page}).raise_for_status()
@@ -43,9 +42,10 @@ def told_by_prefect() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("works", [True, False], ids=["a run that works", "a run that cannot fetch"])
-def test_a_planted_secret_turns_up_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+def test_a_planted_secret_turns_up_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str, works: bool
+) -> None:
     tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
     start, _ = load_config(tmp_path / "tiny.yaml", [f"workspace={tmp_path / 'start'}"])
     init = dict(zip(range(5), chain(start, Plainly(start.workspace)), strict=False))[4][1].path / "init.pt"
@@ -58,7 +58,7 @@ def test_a_planted_secret_turns_up_nowhere(tmp_path: Path, monkeypatch: pytest.M
 
     assert state.is_completed() is works, state
     assert mirror.requests
-    told = told_by_prefect()
+    told = told_by_prefect(prefect_server)
     assert "weights" in told
     for secret in (MIRROR, LOGIN):
         assert files_with(secret, tmp_path / "workspace") == []

@@ -8,10 +8,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
-from helpers_kill import TRAIN, free_port, lives, wait_for_steps, wait_until
+from helpers_kill import TRAIN, begin_run, free_port, wait_for_steps, wait_until
 
 from flows.config import load_config
 
@@ -72,13 +71,10 @@ def test_it_stops_with_all_that_it_started(tmp_path: Path, stop: signal.Signals)
     with serve(home, port) as process:
         assert process.stdout
         assert any(line.startswith("export PREFECT_API_URL=") for line in process.stdout)
-        api = f"http://127.0.0.1:{port}/api"
         if stop == signal.SIGTERM:
             recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"), train={**TRAIN, "epochs": 10_000})
-            deployment = httpx.get(f"{api}/deployments/name/finetune/finetune").json()["id"]
-            given = {"parameters": {"config": load_config(recipe)[0].model_dump(mode="json")}}
-            httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json=given).raise_for_status()
-            wait_for_steps(tmp_path / "workspace", lives(process))
+            begin_run(f"http://127.0.0.1:{port}/api", load_config(recipe)[0])
+            wait_for_steps(tmp_path / "workspace", process)
             assert any("models.training.child" in command for command in processes_with(home))
         process.send_signal(stop)
         said, _ = process.communicate(timeout=120)

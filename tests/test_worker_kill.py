@@ -18,6 +18,8 @@ import pytest
 from helpers_flow import tiny_recipe, tiny_scenes
 from helpers_kill import (
     TRAIN,
+    ask,
+    begin_run,
     best_of,
     ending_within,
     free_port,
@@ -55,25 +57,24 @@ class Site:
         self.process.wait()
 
     def get(self, path: str, **given: Any) -> Any:
-        return httpx.get(f"{self.environ['PREFECT_API_URL']}/{path}", timeout=30, **given).raise_for_status().json()
+        return ask("GET", f"{self.environ['PREFECT_API_URL']}/{path}", **given)
 
     def post(self, path: str, body: Any) -> Any:
-        answer = httpx.post(f"{self.environ['PREFECT_API_URL']}/{path}", json=body, timeout=30)
-        return answer.raise_for_status().json()
+        return ask("POST", f"{self.environ['PREFECT_API_URL']}/{path}", json=body)
 
     def begin(self, config: FinetuneConfig) -> str:
-        """Ask for a run of finetune; its id."""
-        deployment = self.get("deployments/name/finetune/finetune")["id"]
-        parameters = {"config": config.model_dump(mode="json")}
-        return str(self.post(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
+        return begin_run(self.environ["PREFECT_API_URL"], config)
 
     def state(self, run: str) -> str:
         return str(self.get(f"flow_runs/{run}")["state_type"])
 
-    def history(self, run: str) -> list[tuple[str, str]]:
+    def wait_for(self, run: str, *states: str) -> None:
+        wait_until(lambda: self.state(run) in states)
+
+    def history(self, run: str) -> dict[str, str]:
         """Names and messages of the states that a run went through."""
         rows = self.get("flow_run_states/", params={"flow_run_id": run})
-        return [(row["name"], row["message"] or "") for row in sorted(rows, key=lambda row: row["timestamp"])]
+        return {row["name"]: row["message"] or "" for row in sorted(rows, key=lambda row: row["timestamp"])}
 
 
 @pytest.fixture(scope="module")
@@ -111,34 +112,37 @@ def recipe(folder: Path, data: Path) -> FinetuneConfig:
     return load_config(tiny_recipe(folder, data, train=LONG))[0]
 
 
+@pytest.fixture
+def config(tmp_path: Path, data: Path) -> FinetuneConfig:
+    return recipe(tmp_path, data)
+
+
 def test_what_a_killed_worker_ran_is_scheduled_again_and_goes_on(
-    site: Site, data: Path, tmp_path: Path, undisturbed: str
+    site: Site, config: FinetuneConfig, undisturbed: str
 ) -> None:
-    config = recipe(tmp_path, data)
     with worker(site.environ) as first:
         run = site.begin(config)
-        part = wait_for_steps(config.workspace, lambda: first.poll() is None)
+        part = wait_for_steps(config.workspace, first)
         training = training_below(first.pid)
         with ending_within(30, *training):  # nobody listens to the run any more, nobody could cancel it: it ends
             first.kill()
             first.wait()
-    wait_until(lambda: "AwaitingRetry" in dict(site.history(run)))
-    assert "Crashed" in dict(site.history(run))
+    wait_until(lambda: "AwaitingRetry" in site.history(run))
+    assert "Crashed" in site.history(run)
     assert (part / "last.pt").is_file()
 
     with worker(site.environ):
-        wait_until(lambda: site.state(run) == "COMPLETED")
+        site.wait_for(run, "COMPLETED")
 
     assert sha256_of(best_of(config.workspace)) == undisturbed
 
 
 def test_a_run_whose_machine_died_is_missed_and_goes_on_elsewhere(
-    site: Site, data: Path, tmp_path: Path, undisturbed: str
+    site: Site, config: FinetuneConfig, undisturbed: str
 ) -> None:
-    config = recipe(tmp_path, data)
     with worker(site.environ) as first:
         run = site.begin(config)
-        wait_for_steps(config.workspace, lambda: first.poll() is None)
+        wait_for_steps(config.workspace, first)
         everything = [first.pid, *processes_below(first.pid, "prefect.engine")]
         everything += [*processes_below(first.pid, "torch.distributed.run"), *training_below(first.pid)]
         assert len(everything) == 4
@@ -146,45 +150,43 @@ def test_a_run_whose_machine_died_is_missed_and_goes_on_elsewhere(
             os.kill(pid, signal.SIGKILL)
     assert site.state(run) == "RUNNING"  # nobody has told the server anything
 
-    wait_until(lambda: "AwaitingRetry" in dict(site.history(run)))
-    assert dict(site.history(run))["Crashed"] == "no heartbeat for a while"
+    wait_until(lambda: "AwaitingRetry" in site.history(run))
+    assert site.history(run)["Crashed"] == "no heartbeat for a while"
     with worker(site.environ):
-        wait_until(lambda: site.state(run) == "COMPLETED")
+        site.wait_for(run, "COMPLETED")
 
     assert sha256_of(best_of(config.workspace)) == undisturbed
 
 
-def test_a_run_outlives_its_server(site: Site, data: Path, tmp_path: Path, undisturbed: str) -> None:
+def test_a_run_outlives_its_server(site: Site, config: FinetuneConfig, undisturbed: str) -> None:
     """Where the server is away for minutes, Prefect ends the run, which a rerun takes up then."""
-    config = recipe(tmp_path, data)
     with worker(site.environ) as first:
         run = site.begin(config)
-        wait_for_steps(config.workspace, lambda: first.poll() is None)
+        wait_for_steps(config.workspace, first)
         site.kill()
         wait_until(lambda: list(config.workspace.glob("store/train-*")))  # without any server
         site.start()
-        wait_until(lambda: site.state(run) in {"COMPLETED", "CRASHED"})
+        site.wait_for(run, "COMPLETED", "CRASHED")
         if site.state(run) == "CRASHED":  # on a slow machine
             run = site.begin(config)
-            wait_until(lambda: site.state(run) == "COMPLETED")
+            site.wait_for(run, "COMPLETED")
 
     assert sha256_of(best_of(config.workspace)) == undisturbed
 
 
 def test_a_cancelled_run_frees_its_device_and_the_next_one_goes_on_from_there(
-    site: Site, data: Path, tmp_path: Path, undisturbed: str
+    site: Site, config: FinetuneConfig, undisturbed: str
 ) -> None:
-    config = recipe(tmp_path, data)
     with worker(site.environ) as runs:
         first = site.begin(config)
-        part = wait_for_steps(config.workspace, lambda: runs.poll() is None)
+        part = wait_for_steps(config.workspace, runs)
         with ending_within(15, *training_below(runs.pid), *processes_below(runs.pid, "prefect.engine")):
             site.post(f"flow_runs/{first}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-        wait_until(lambda: site.state(first) == "CANCELLED")
+        site.wait_for(first, "CANCELLED")
         assert (part / "last.pt").is_file()
 
         second = site.begin(config)
-        wait_until(lambda: site.state(second) == "COMPLETED")
+        site.wait_for(second, "COMPLETED")
 
     assert sha256_of(best_of(config.workspace)) == undisturbed
     events = (best_of(config.workspace).parent / "metrics.jsonl").read_text()
@@ -201,14 +203,14 @@ def test_new_data_starts_a_retrain(site: Site) -> None:
 
 
 @pytest.mark.parametrize("event", ["annotune.champion.promoted", "prefect.flow-run.Failed"])
-def test_the_examples_fire_when_they_are_switched_on(site: Site, data: Path, tmp_path: Path, event: str) -> None:
+def test_the_examples_fire_when_they_are_switched_on(site: Site, config: FinetuneConfig, event: str) -> None:
     (example,) = [row for row in site.post("automations/filter", {}) if row["trigger"]["expect"] == [event]]
     assert not example["enabled"]
     url = f"{site.environ['PREFECT_API_URL']}/automations/{example['id']}"
     httpx.patch(url, json={"enabled": True}).raise_for_status()
 
     if event == "prefect.flow-run.Failed":
-        run = site.begin(recipe(tmp_path, data))
+        run = site.begin(config)
         site.post(f"flow_runs/{run}/set_state", {"state": {"type": "FAILED", "name": "Failed"}})
     else:
         prefect(["event", "emit", event, "--resource-id", "annotune.registry.cells"], site.environ)
