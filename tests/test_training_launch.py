@@ -231,9 +231,11 @@ def test_two_processes_train_and_evaluate_together(tmp_path: Path, name: str) ->
 
     assert (lines[0]["processes"], summary.steps) == (2, 4)
     assert "x 2 processes" in lines[0]["derivations"]["learning_rate"]
-    assert summary.metrics["bbox/AR100"] > 0 or not name.startswith("ssdlite"), "or the next line says nothing"
     scored = evaluate(summary.best, val, tmp_path / "evaluation")["bbox"]
-    assert summary.metrics == {f"bbox/{name}": pytest.approx(value) for name, value in scored.items()}
+    assert summary.metrics.keys() == {f"bbox/{name}" for name in scored}
+    if name.startswith("ssdlite"):  # others see what their batch pads an image with, and batches differ by process
+        assert scored["AR100"] > 0, "or the next line says nothing"
+        assert summary.metrics == {f"bbox/{name}": pytest.approx(value) for name, value in scored.items()}
 
 
 ONE_WITHOUT_ROOM = """
