@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from helpers_training import assert_same_weights, draw_set, initial, run_until_killed
 
+from models.checkpoint import load_checkpoint
 from models.errors import TrainingStopped
 from models.training import DetectionData, TrainOptions, TrainSummary, finetune
+from models.training.folder import newest_checkpoint
 from models.training.journal import read_lines
 from models.training.process import StopSignal
 
@@ -108,3 +110,20 @@ def test_kills_at_random_places_leave_the_weights_alone(tmp_path: Path, name: st
         summary = finetune(init, train, val, options, folder)
         assert_same_weights(summary.last, whole.last)
         assert_same_weights(summary.best, whole.best)
+
+
+def test_where_steps_take_long_checkpoints_go_by_the_clock(
+    made: tuple[Path, DetectionData, DetectionData, TrainSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init, train, _, _ = made
+    monkeypatch.setattr("models.training.loop.CHECKPOINT_SECONDS", 0)
+
+    def fall(line: dict[str, Any]) -> None:
+        if line["event"] == "step" and line["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(init, train, None, EVERYTHING.model_copy(update={"checkpoint_every_steps": 1000}), tmp_path, echo=fall)
+    path, _ = newest_checkpoint(tmp_path)
+    assert path is not None
+    assert load_checkpoint(path)[0]["run"]["step"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ from models.training.run import (
 from models.training.scores import Result
 from models.training.trackers import trackers
 
+CHECKPOINT_SECONDS = 300  # at most, of work that a crash can undo; and a step more
 SLOWER = 0.1  # of the learning rate, after a loss that was not finite
 
 
@@ -115,8 +117,14 @@ def take_steps(run: Run, asked: StopSignal) -> TrainSummary:
         if run.average is not None:
             run.average.update(run.model, run.step)
         run.log_step(losses, rate, len(batch))
-        if run.step % options.checkpoint_every_steps == 0 and not run.evaluation_due():
+        if checkpoint_due(run):
             checkpoint(run)
+
+
+def checkpoint_due(run: Run) -> bool:
+    """Every so many steps, and where they take long every so many minutes; an evaluation writes its own."""
+    late = run.process.any(time.monotonic() - run.saved > CHECKPOINT_SECONDS)
+    return (late or run.step % run.options.checkpoint_every_steps == 0) and not run.evaluation_due()
 
 
 def forward_backward(run: Run, batch: Batch) -> dict[str, float]:

@@ -124,7 +124,9 @@ class TrainOptions(BaseModel):
         description="Metric that picks best.pt, e.g. bbox/AP50, segm/AP; top1, top5 or mean_class of a classifier. "
         "None: bbox/AP, or top1.",
     )
-    checkpoint_every_steps: PositiveInt = Field(default=200, description="Steps between checkpoints to resume from.")
+    checkpoint_every_steps: PositiveInt = Field(
+        default=200, description="Steps between checkpoints to resume from; one more where they take over five minutes."
+    )
     log_every: PositiveInt = Field(default=10, description="Steps between log lines.")
     track: tuple[TrackerName, ...] = Field(
         default=("tensorboard",),

@@ -80,6 +80,7 @@ class Run:
     unreadable: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written
     unfrozen: bool = False  # in this process; when it is due follows from ``step``
 
     def batches(self) -> Iterator[Batch]:
@@ -335,6 +336,7 @@ def checkpoint(run: Run) -> None:
             ema=run.average.state if run.average is not None else None,
             run=progress(run),
         )
+    run.saved = time.monotonic()
     run.process.barrier()
 
 
