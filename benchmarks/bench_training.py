@@ -1,23 +1,30 @@
-"""Training steps and the input path: Annotune's against torchvision's reference, in turns in one process.
+"""Training steps and the input path: Annotune's against torchvision's reference, in turns in one run.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_training.py [--detector NAME ...] [--batch 4] [--augment ssd]
 
 The reference is torchvision's model of that name and its references/detection: Pillow decodes, transforms v2 work on
 Pillow's pictures, which travel as float tensors; the model resizes and normalises them; the loss is read every step.
-Ours: uint8 up to the model, channels last; in float32, and in bfloat16 where the processor has it. Same pictures,
-weights, batch and kinds of augmentation. What counts is the processor time of all threads, which other work on the
-machine stretches less than the time on the clock.
+Ours: uint8 up to the model, channels last; in float32, and in bfloat16 where the processor has it; in the environment
+that a training starts its processes with, which keeps large blocks of memory. Same pictures, weights, batch and kinds
+of augmentation. What counts is the processor time of all threads, which other work on the machine stretches less than
+the time on the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +38,11 @@ from torchvision.tv_tensors import BoundingBoxes
 from models.training.assemble import placed
 from models.training.coco import CocoTable
 from models.training.dataset import TrainingImages, collate
+from models.training.launch import ENVIRONMENT
 from models.training.options import TrainOptions
 from models.training.precision import bfloat16
 from models.training.transforms import Augment, WorkingSize
-from models.zoo import DetectorOptions, build_detector, resolve_options
+from models.zoo import DetectorOptions, build_detector, get_detector, resolve_options
 from models.zoo.transform import resized_size
 
 DETECTORS = (
@@ -142,15 +150,86 @@ def frozen_as_torchvisions(module: nn.Module) -> None:
             frozen_as_torchvisions(child)
 
 
-def in_turns(ways: dict[str, Callable[[int], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of processor time of each way, after one round to warm up."""
+@dataclass(frozen=True)
+class Task:
+    """What both sides work on."""
+
+    detector: str
+    folder: Path
+    table: CocoTable
+    batch: int
+    augment: str
+    size: tuple[int, int]
+
+    def indices(self, turn: int) -> list[int]:
+        return [(turn * self.batch + i) % len(self.table) for i in range(self.batch)]
+
+
+Load = Callable[[int], tuple[list[Tensor], list[dict[str, Tensor]]]]
+
+
+def our_side(task: Task, options: DetectorOptions, model: nn.Module, *, cache_mb: int = 0) -> tuple[nn.Module, Load]:
+    """Our model and our input path, with decoded pictures kept where ``cache_mb`` says so."""
+    height, width = resized_size(options, task.size[1], task.size[0])
+    images = TrainingImages(
+        task.table, task.folder, Augment(AUGMENTS[task.augment], WorkingSize(0, 0, (height, width))), 0
+    )
+    if cache_mb:
+        images.keep_decoded(task.folder / "decoded", cache_mb * 2**20)
+    model = placed(model, torch.device("cpu"))
+    model.transform.resize_images = False  # type: ignore[union-attr]
+    return model, lambda turn: collate([images[turn, i] for i in task.indices(turn)]).part(
+        0, task.batch, torch.device("cpu")
+    )
+
+
+def their_side(task: Task, _: DetectorOptions, model: nn.Module) -> tuple[nn.Module, Load]:
+    """torchvision's model and input path."""
+    change = reference_transforms(task.augment)
+
+    def load(turn: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        pairs = [reference_picture(task.table, task.folder, i, change) for i in task.indices(turn)]
+        return [image for image, _ in pairs], [target for _, target in pairs]
+
+    return reference_model(task.detector, model), load
+
+
+def serve(side: Any, task: Task, orders: Connection) -> None:
+    """One side in a process of its own: do what is asked for and answer with the seconds of processor time."""
+    torch.manual_seed(0)
+    options = resolve_options(DetectorOptions(name=task.detector))
+    model, load = side(task, options, build_detector(options, 4).train())
+    model.train()
+    fused = {"fused": True} if side is not their_side else {}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-4, 0.9, **fused)
+    for what, turn in iter(orders.recv, None):
+        started = time.process_time()
+        if what == "input":
+            model.transform(*load(turn))
+        else:
+            step(model, optimizer, *load(turn), half=what == "bfloat16")
+        orders.send(time.process_time() - started)
+
+
+def start(side: Any, task: Task, environment: dict[str, str]) -> Connection:
+    """Start a side with additions to the environment, which the C library reads when a process begins."""
+    here, there = get_context("spawn").Pipe()
+    before = dict(os.environ)
+    os.environ.update(environment)
+    get_context("spawn").Process(target=serve, args=(side, task, there), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(before)
+    return here
+
+
+def in_turns(ways: dict[str, tuple[Connection, str]], rounds: int) -> dict[str, float]:
+    """Median seconds of processor time of each way, in the latter half of the rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
-        for name, way in ways.items():
-            started = time.process_time()
-            way(turn)
-            seconds[name].append(time.process_time() - started)
-    return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
+        for name, (side, what) in ways.items():
+            side.send((what, turn))
+            seconds[name].append(side.recv())
+    return {name: statistics.median(taken[rounds // 2 :]) for name, taken in seconds.items()}
 
 
 def said(what: str, seconds: dict[str, float], images: int) -> None:
@@ -162,53 +241,28 @@ def said(what: str, seconds: dict[str, float], images: int) -> None:
 
 def compare(detector: str, given: argparse.Namespace) -> None:
     """Print the ratios of one detector."""
-    options = resolve_options(DetectorOptions(name=detector))
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        table = draw(folder, given.batch * 4, *given.size)
-        height, width = resized_size(options, given.size[1], given.size[0])
-        augment = Augment(AUGMENTS[given.augment], WorkingSize(0, 0, (height, width)))
-        images = TrainingImages(table, folder, augment, seed=0)
-        ours = placed(build_detector(options, 4).train(), torch.device("cpu"))
-        ours.transform.resize_images = False
-        models = {"ours": ours, "reference": reference_model(detector, ours).train()}
-        change = reference_transforms(given.augment)
-        trained = {name: [p for p in model.parameters() if p.requires_grad] for name, model in models.items()}
-        optimizers = {
-            "ours": torch.optim.SGD(trained["ours"], 1e-4, 0.9, fused=True),
-            "reference": torch.optim.SGD(trained["reference"], 1e-4, 0.9),
-        }
-
-        def indices(turn: int) -> list[int]:
-            return [(turn * given.batch + i) % len(table) for i in range(given.batch)]
-
-        def load_ours(turn: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-            return collate([images[turn, i] for i in indices(turn)]).part(0, given.batch, torch.device("cpu"))
-
-        def load_reference(turn: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-            pairs = [reference_picture(table, folder, i, change) for i in indices(turn)]
-            return [image for image, _ in pairs], [target for _, target in pairs]
-
-        def resized_reference(turn: int) -> None:
-            models["reference"].transform(*load_reference(turn))
-
-        def resized_ours(turn: int) -> None:
-            models["ours"].transform(*load_ours(turn))
-
+        table = draw(Path(place), given.batch * 4, *given.size)
+        task = Task(detector, Path(place), table, given.batch, given.augment, tuple(given.size))
+        height, width = resized_size(resolve_options(DetectorOptions(name=detector)), given.size[1], given.size[0])
         pictures = f"{given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}"
-        print(f"{detector}, {pictures}, batch {given.batch}, {given.augment}")
-        paths = {"ours": resized_ours, "reference": resized_reference}
+        print(f"{detector}, {pictures}, batch {given.batch}, {given.augment}", flush=True)
+        environment = {} if given.same_environment else ENVIRONMENT
+        ours, reference = start(our_side, task, environment), start(their_side, task, {})
+        cached = start(partial(our_side, cache_mb=512), task, environment)
+        paths = {"ours": (ours, "input"), "ours with cache_mb": (cached, "input"), "reference": (reference, "input")}
         said("input path, file to normalised batch", in_turns(paths, given.steps * 2), given.batch)
-        if given.input_only:
-            return
-        steps = {
-            "ours": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn)),
-            "ours in bfloat16": lambda turn: step(models["ours"], optimizers["ours"], *load_ours(turn), half=True),
-            "reference": lambda turn: step(models["reference"], optimizers["reference"], *load_reference(turn)),
-        }
-        if not bfloat16(TrainOptions(), torch.device("cpu"))[0]:
-            del steps["ours in bfloat16"]
-        said("training, loading included", in_turns(steps, given.steps), given.batch)
+        if not given.input_only:
+            ways = {
+                "ours": (ours, "float32"),
+                "ours in bfloat16": (ours, "bfloat16"),
+                "reference": (reference, "float32"),
+            }
+            if not bfloat16(TrainOptions(), torch.device("cpu"), get_detector(detector))[0]:
+                del ways["ours in bfloat16"]
+            said("training, loading included", in_turns(ways, given.steps), given.batch)
+        for side in (ours, reference, cached):
+            side.send(None)
 
 
 def main() -> None:
@@ -219,6 +273,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--augment", choices=AUGMENTS, default="hflip")
     parser.add_argument("--input-only", action="store_true", help="without training steps")
+    parser.add_argument("--same-environment", action="store_true", help="ours without that of a training's processes")
     given = parser.parse_args()
     for detector in given.detector:
         compare(detector, given)

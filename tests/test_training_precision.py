@@ -27,11 +27,13 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_auto_is_what_the_processor_has() -> None:
+def test_auto_is_what_the_processor_has_and_the_detector_gains_from() -> None:
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert bfloat16(TrainOptions(), CPU)[0] == native
-    assert bfloat16(TrainOptions(amp="on"), CPU) == (True, "bfloat16 as set")
-    assert bfloat16(TrainOptions(amp="off"), CPU) == (False, "float32 as set")
+    faster, ssdlite = get_detector("fasterrcnn_resnet50_fpn"), get_detector("ssdlite320_mobilenet_v3_large")
+    assert bfloat16(TrainOptions(), CPU, faster)[0] == native
+    assert not bfloat16(TrainOptions(), CPU, ssdlite)[0]
+    assert bfloat16(TrainOptions(amp="on"), CPU, ssdlite) == (True, "bfloat16 as set")
+    assert bfloat16(TrainOptions(amp="off"), CPU, faster) == (False, "float32 as set")
 
 
 def test_narrow_batches_are_computed_in_float32(tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ from models.zoo import Detector
 NARROW = {"detection": 256, "classification": 32}
 
 
-def bfloat16(options: TrainOptions, device: torch.device) -> tuple[bool, str]:
+def bfloat16(options: TrainOptions, device: torch.device, detector: Detector) -> tuple[bool, str]:
     """Whether to compute in bfloat16 under autocast, and why.
 
-    ``auto``: where the processor multiplies bfloat16 itself, which float32 takes twice as long for. Weights, optimizer,
-    evaluation and prediction stay float32.
+    ``auto``: where the processor multiplies bfloat16 itself, which float32 takes twice as long for; on a CPU not for
+    detectors that hardly multiply (depthwise convolutions). Weights, optimizer, evaluation and prediction stay float32.
     """
     if options.amp != "auto":
         return options.amp == "on", f"{'bfloat16' if options.amp == 'on' else 'float32'} as set"
+    if device.type == "cpu" and not detector.defaults.get("cpu_bfloat16", True):
+        return False, "float32: bfloat16 would not make this detector faster on a CPU"
     where = "GPU" if device.type == "cuda" else "CPU"
     native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_it()
     return native, f"bfloat16, which this {where} has" if native else f"float32: this {where} has no bfloat16"

@@ -208,7 +208,7 @@ def prepare(
     per_step = options.batch_size * options.accumulate * process.world
     plan = make_plan(options, detector, math.ceil(len(table) / per_step), process.world)
     plan.derivations["freeze"] = frozen.summary()
-    half, plan.derivations["amp"] = bfloat16(options, process.device)
+    half, plan.derivations["amp"] = bfloat16(options, process.device, detector)
     augment = Augment(options.augmentations(detector), assembled.size)
     images = TrainingImages(
         table, train.images, augment, options.seed, masks=detector.masks,

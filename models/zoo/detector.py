@@ -74,7 +74,8 @@ class Detector:
             last ``options.trainable_layers`` of them train.
         pretrained: public checkpoints, best first.
         masks: predicts instance masks.
-        defaults: recipe values this model wants unless the config says otherwise (``learning_rate_per_image``, ...).
+        defaults: recipe values this model wants unless the config says otherwise (``learning_rate_per_image``, ...);
+            ``cpu_bfloat16`` 0 where bfloat16 does not pay on a CPU.
         options: the options it has, with its own values; one that is not here cannot be given.
         task: what it does: find objects, or say what a whole picture shows.
     """

@@ -100,7 +100,7 @@ SSDLITE = Detector(
     stages=SSDLITE_STAGES,
     pretrained=(Pretrained("torchvision://SSDLite320_MobileNet_V3_Large_Weights.COCO_V1", 21.3, norm_eps=1e-3),),
     # torchvision references/detection: 0.15 for 192 images, cosine.
-    defaults=RECIPE | {"learning_rate_per_image": 0.15 / 192, "weight_decay": 4e-5},
+    defaults=RECIPE | {"learning_rate_per_image": 0.15 / 192, "weight_decay": 4e-5, "cpu_bfloat16": 0},
     options={
         "fixed_size": (320, 320),
         "image_mean": (0.5, 0.5, 0.5),

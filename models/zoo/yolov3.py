@@ -323,6 +323,7 @@ ENTRIES = (
         name="yolov3_mobilenet_v3",
         title="YOLOv3 MobileNetV3",
         build=yolov3_mobilenet,
+        defaults={**DARKNET.defaults, "cpu_bfloat16": 0},
         stages=MOBILENET_STAGES,
         pretrained=(),
         options={
