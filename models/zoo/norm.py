@@ -2,7 +2,7 @@
 
 A frozen norm is a factor and a summand for each channel. On its own it reads and writes every feature map twice, and
 under autocast it turns them back into float32; as part of the convolution it is free. A training step of Faster R-CNN
-R50-FPN took a tenth less in float32 and a sixth less in bfloat16 on a CPU. Keys and gradients stay what they are.
+R50-FPN took a tenth less in float32 and a fifth less in bfloat16 on a CPU. Keys and gradients stay what they are.
 """
 
 # mypy: untyped-calls-exclude="timm"
