@@ -221,7 +221,8 @@ def predict(
     from models.training.writers import write_answers, write_coco_results, write_csv, write_labelme, write_pictures
 
     root = images if images.is_dir() else images.parent
-    found = find(checkpoint, images, options=PredictOptions(min_score=min_score))
+    unreadable: list[Any] = []
+    found = find(checkpoint, images, options=PredictOptions(min_score=min_score), unreadable=unreadable)
     if pictures:
         found = write_pictures(found, pictures, root)
     if labelme:
@@ -236,6 +237,8 @@ def predict(
         write_answers(kept, results, root)
     elif results:
         write_coco_results(kept, results, root)
+    if unreadable:
+        _fail("\n".join(map(str, unreadable)), 1)
 
 
 def _found(prediction: Any, min_score: float) -> str:

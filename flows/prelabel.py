@@ -14,6 +14,7 @@ from flows.finetune import say
 from flows.registry import Registry, RegistryError
 from models.training import Prediction, PredictOptions, predict
 from models.training.files import write_bytes
+from models.training.images import UnreadableImageError
 from models.training.predict import find_pictures
 from models.training.writers import write_labelme
 from models.zoo.detector import is_classifier
@@ -29,6 +30,7 @@ class Prelabelled(BaseModel):
     written: int  # labelme files, or a classifier's lines
     skipped: int  # pictures that have one already, which is never overwritten
     order: Path  # CSV: picture, uncertainty 0..1, findings or answer; the least certain first
+    unreadable: tuple[str, ...] = ()  # what is wrong with pictures that cannot be read
 
 
 @flow(name="prelabel")
@@ -59,6 +61,8 @@ def prelabel(registry: str, images: Path, folder: Path, min_score: float = 0.3, 
     else:
         done = Task(label, retries=1)(checkpoint, images, folder, min_score, limit)
         what = f"{done.written} labelme files in {folder}"
+    if done.unreadable:
+        say(f"{len(done.unreadable)} pictures cannot be read: {'; '.join(done.unreadable[:5])}")
     say(f"{what}, {done.skipped} pictures had one; look at them as in {done.order}")
     return done
 
@@ -75,7 +79,9 @@ def label(checkpoint: Path, images: Path, folder: Path, min_score: float, limit:
             rows.append((uncertainty(found.scores.tolist()), name, int((found.scores >= min_score).sum())))
             yield _certain(found, min_score)
 
-    seen = noting(predict(checkpoint, open_ones, options=PredictOptions(min_score=LEAST))) if open_ones else ()
+    bad: list[UnreadableImageError] = []
+    options = PredictOptions(min_score=LEAST)
+    seen = noting(predict(checkpoint, open_ones, options=options, unreadable=bad)) if open_ones else ()
     for _ in seen if limit else write_labelme(seen, folder, images):
         pass
     rows.sort(key=lambda row: (-row[0], row[1]))
@@ -85,7 +91,12 @@ def label(checkpoint: Path, images: Path, folder: Path, min_score: float, limit:
         for _ in write_labelme(again, folder, images):
             pass
     order = _write_order(rows[:limit] if limit else rows, folder, "findings")
-    return Prelabelled(written=min(limit or len(rows), len(rows)), skipped=len(every) - len(open_ones), order=order)
+    return Prelabelled(
+        written=min(limit or len(rows), len(rows)),
+        skipped=len(every) - len(open_ones),
+        order=order,
+        unreadable=tuple(map(str, bad)),
+    )
 
 
 def classify(checkpoint: Path, images: Path, folder: Path, limit: int) -> Prelabelled:
@@ -97,13 +108,16 @@ def classify(checkpoint: Path, images: Path, folder: Path, limit: int) -> Prelab
     listed = (folder / LIST).read_text() if (folder / LIST).exists() else ""
     known = {line.rpartition("\t")[0] or line.rpartition(" ")[0] for line in listed.splitlines()}
     open_ones = [path for path in every if path.relative_to(images).as_posix() not in known]
-    answers = predict(checkpoint, open_ones) if open_ones else ()
+    bad: list[UnreadableImageError] = []
+    answers = predict(checkpoint, open_ones, unreadable=bad) if open_ones else ()
     rows = [(1 - float(a.scores[0]), a.path.relative_to(images).as_posix(), a.names[0]) for a in answers]
     rows = sorted(rows, key=lambda row: (-row[0], row[1]))[: limit or None]
     order = _write_order(rows, folder, "answer")
     lines = [*listed.splitlines(), *(f"{name}\t{answer}" for _, name, answer in rows)]
     write_bytes(folder / LIST, "".join(f"{line}\n" for line in lines).encode())
-    return Prelabelled(written=len(rows), skipped=len(every) - len(open_ones), order=order)
+    return Prelabelled(
+        written=len(rows), skipped=len(every) - len(open_ones), order=order, unreadable=tuple(map(str, bad))
+    )
 
 
 def uncertainty(scores: Iterable[float]) -> float:

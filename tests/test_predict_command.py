@@ -78,3 +78,19 @@ def test_a_checkpoint_alone_finds_the_same_in_every_form(
         assert [instance.category for instance in records[path].instances] == list(one.names)
         shapes = json.loads((place / "labels" / path).with_suffix(".json").read_text())["shapes"]
         assert {shape["shape_type"] for shape in shapes} <= {kind}
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    initial(place / "model.pt")
+    (place / "photos" / "b.png").write_bytes(b"no picture")
+    words = "predict model.pt photos --json found.json --labelme labels --min-score 0"
+    monkeypatch.setattr(sys, "argv", ["annotune", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 1
+    assert "b.png: not a readable picture" in capfd.readouterr().err
+    assert {row["file_name"] for row in json.loads((place / "found.json").read_text())} == {"one/a.png", "two/a.png"}
+    assert sorted(path.name for path in (place / "labels").rglob("*.json")) == ["a.json", "a.json"]

@@ -21,6 +21,7 @@ from converters import read_labelme
 from converters.pictures import IMAGE_SUFFIXES
 from models.outlines import outlines
 from models.training import Prediction, PredictOptions, TrainingDisplay, TrainOptions, finetune, predict
+from models.training.images import UnreadableImageError
 from models.training.journal import read_lines
 from models.training.predict import PICTURES
 from models.training.progress import step_text
@@ -54,6 +55,21 @@ def test_masks_have_the_size_of_the_picture(tmp_path: Path) -> None:
 
     assert found.masks is not None
     assert found.masks.shape == (len(found.boxes), 128, 90)
+
+
+def test_a_picture_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    data, init = draw_set(tmp_path / "set", 3), initial(tmp_path / "init.pt")
+    whole = list(predict(init, data.images, options=PredictOptions(min_score=0.01, batch_size=2)))
+    (data.images / "001.png").write_bytes(b"no picture")
+
+    problems: list[UnreadableImageError] = []
+    left = list(predict(init, data.images, options=PredictOptions(batch_size=2, min_score=0.01), unreadable=problems))
+
+    assert [one.path.name for one in left] == ["000.png", "002.png"]
+    assert torch.equal(left[0].boxes, whole[0].boxes)
+    assert [problem.path.name for problem in problems] == ["001.png"]
+    with pytest.raises(UnreadableImageError, match=r"001\.png: not a readable picture"):
+        list(predict(init, data.images))
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Found:
 def find(
     model: nn.Module, batches: DataLoader[Loaded], device: torch.device, min_score: float = 0.0
 ) -> Iterator[Found]:
-    """Yield what a detector finds with at least ``min_score``, image by image.
+    """Yield what a detector finds with at least ``min_score``, image by image; nothing for those not readable.
 
     Args:
         model: on ``device``; set to evaluation mode.
@@ -93,6 +93,8 @@ def find(
         for index, working, original, output in zip(
             batch.indices, batch.sizes.tolist(), batch.originals, outputs, strict=True
         ):
+            if index in batch.unreadable:
+                continue
             strong = output["scores"] >= min_score
             kept = {key: value[strong].cpu() for key, value in output.items()}
             boxes, masks = in_original_pixels(kept, (working[0], working[1]), original)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.training.assemble import assemble, pick_device, placed
 from models.training.dataset import Loaded, at_working_size
 from models.training.detect import find, image_batches, loading_processes
-from models.training.images import read_image
+from models.training.images import UnreadableImageError, read_image
 from models.training.options import PredictOptions
 from models.training.transforms import WorkingSize
 
@@ -47,7 +48,11 @@ class Prediction:
 
 
 def predict(
-    checkpoint: Path, images: Path | Sequence[Path], *, options: PredictOptions | None = None
+    checkpoint: Path,
+    images: Path | Sequence[Path],
+    *,
+    options: PredictOptions | None = None,
+    unreadable: list[UnreadableImageError] | None = None,
 ) -> Iterator[Prediction]:
     """Yield what a checkpoint finds in each picture, in the order given.
 
@@ -55,10 +60,11 @@ def predict(
         checkpoint: one of ours; it knows its detector, classes and image size.
         images: pictures, or a folder, which is searched through in the order of the names.
         options: see :class:`PredictOptions`.
+        unreadable: gets what is wrong with pictures that cannot be read, once all others have been looked at.
 
     Raises:
         WeightsError: not a checkpoint of ours.
-        UnreadableImageError: a picture cannot be read.
+        UnreadableImageError: a picture cannot be read, and ``unreadable`` is None; after all others were yielded.
         ValueError: a folder without pictures.
     """
     options = options or PredictOptions()
@@ -72,12 +78,21 @@ def predict(
         loading_processes(options.workers, device),
     )
     whole = assembled.detector.task == "classification"
+    seen = set()
     for found in find(placed(assembled.model, device), batches, device, 0.0 if whole else options.min_score):
         names = tuple(assembled.meta.classes[label - 1] for label in found.labels.tolist())
         height, width = found.size
+        seen.add(found.index)
         yield Prediction(
             paths[found.index], (width, height), found.boxes, found.labels, found.scores, names, found.masks, whole
         )
+    for index in sorted(set(range(len(paths))) - seen):
+        try:
+            read_image(paths[index])
+        except UnreadableImageError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -104,4 +119,9 @@ class _Pictures(Dataset[Loaded]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Loaded:
-        return at_working_size(read_image(self.paths[index]), self.size, index)
+        """The picture; of one that cannot be read, a black one that says so."""
+        try:
+            return at_working_size(read_image(self.paths[index]), self.size, index)
+        except UnreadableImageError:
+            black = torch.zeros(3, 32, 32, dtype=torch.uint8)
+            return replace(at_working_size(black, self.size, index), unreadable=(index,))
