@@ -275,8 +275,12 @@ def _interrupts_waiting() -> Iterator[None]:
 
 
 def _end_quietly() -> None:
-    """In a process that reads: Ctrl-C, which a terminal sends to all, ends it without a word; the first one speaks."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a process that reads: Ctrl-C, which a terminal sends to all, ends it without a word; the first one speaks.
+
+    Where the first one does not listen (`nohup`, a shell's background), this one does not either.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
