@@ -8,11 +8,12 @@ import pytest
 import torch
 from helpers_training import draw_set, initial
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 
 from models.checkpoint import load_checkpoint
 from models.training import DetectionData, TrainOptions, finetune
 from models.training.precision import bfloat16, trusted
-from models.zoo import get_detector
+from models.zoo import DetectorOptions, build_detector, get_detector, resolve_options
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,36 @@ def test_wide_ones_in_bfloat16_twice_the_same(tmp_path: Path) -> None:
     off = weights(tmp_path / "off", init, train, "off")
     assert not same(on, off)
     assert {value.dtype for value in on.values()} == {value.dtype for value in off.values()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_mobilenet_v3_large_320_fpn",
+        "cascade_rcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+        "fcos_resnet50_fpn",
+    ],
+)
+def test_anchors_and_boxes_stay_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision gives them the type of the maps and of the deltas: in bfloat16 they were off by whole pixels."""
+    seen: list[torch.dtype] = []
+    encode, decode = BoxCoder.encode_single, BoxCoder.decode_single
+    monkeypatch.setattr(
+        BoxCoder, "encode_single", lambda self, a, b: (seen.extend((a.dtype, b.dtype)), encode(self, a, b))[1]
+    )
+    monkeypatch.setattr(
+        BoxCoder, "decode_single", lambda self, a, b: (seen.extend((a.dtype, b.dtype)), decode(self, a, b))[1]
+    )
+    options = resolve_options(DetectorOptions(name=name, min_size=96, max_size=96), pretrained=False)
+    model = build_detector(options, 3).train()
+    generator = model.rpn.anchor_generator if hasattr(model, "rpn") else model.anchor_generator
+    generator.register_forward_hook(lambda _module, _inputs, made: seen.extend(one.dtype for one in made))
+    target = {"boxes": torch.tensor([[10.0, 10.0, 50.0, 60.0]]), "labels": torch.tensor([1])}
+    with torch.autocast("cpu", torch.bfloat16):
+        model([torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)], [target])
+    assert len(seen) >= 1
+    assert set(seen) == {torch.float32}
 
 
 def test_what_is_wide_depends_on_the_coarsest_map() -> None:

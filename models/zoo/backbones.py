@@ -22,6 +22,9 @@ from models.zoo.norm import freeze_norm
 from models.zoo.options import DetectorOptions
 from models.zoo.transform import ImageTransform
 
+# torchvision gives anchors the type of the feature maps, and decodes boxes in that of the deltas. Under autocast both
+# would be bfloat16, which knows no pixel between 512 and 516: what comes out of these is float32 again.
+COORDINATES_FOLLOW = frozenset({"backbone", "rpn.head", "head"})
 CHANNELS = 256  # of every feature pyramid level
 Coarser = Literal["pool", "pyramid", "backbone"]
 Norm = type[nn.Module] | None
@@ -195,4 +198,15 @@ def finish(model: nn.Module, options: DetectorOptions, stages: Sequence[str], *,
             model.backbone.freeze_norm()
         freeze_norm(model, options.norm_eps or 0.0)
     freeze_stages(model, stages, options.trainable_layers or 0)
+    for name, part in model.named_modules():
+        if name in COORDINATES_FOLLOW:
+            part.register_forward_hook(_in_float32)
     return model
+
+
+def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return type(output)((name, _in_float32(_module, _inputs, one)) for name, one in output.items())
+    return type(output)(_in_float32(_module, _inputs, one) for one in output)

@@ -168,7 +168,7 @@ class CascadeHeads(RoIHeads):
         if self.rules.gradient != 1:
             pooled = pooled * self.rules.gradient + pooled.detach() * (1 - self.rules.gradient)
         logits, deltas = self.box_predictor[stage](self.box_head[stage](pooled))
-        return logits, deltas
+        return logits, deltas.float()  # boxes are decoded in their type, and bfloat16 knows no single pixels
 
     @torch.no_grad()
     def refine(self, stage: int, deltas: Tensor, regions: list[Tensor], image_shapes: Sizes) -> list[Tensor]:

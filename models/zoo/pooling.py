@@ -78,8 +78,8 @@ def roi_align(feature: Tensor, rois: Tensor, size: int, scale: float, *, samples
         ``(K, C, size, size)``.
     """
     if feature.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        whole: Tensor = torchvision_roi_align(feature, rois.to(feature), size, scale, samples, aligned)
-        return whole
+        whole: Tensor = torchvision_roi_align(feature.to(rois.dtype), rois, size, scale, samples, aligned)
+        return whole.to(feature.dtype)
     if not len(rois):
         return feature.new_zeros(0, feature.shape[1], size, size) + feature.sum() * 0
     image, boxes = rois[:, 0].long(), rois[:, 1:]
