@@ -30,10 +30,9 @@ class UnreadableImageError(ValueError):
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode a picture to ``(3, H, W)`` uint8 RGB.
 
-    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow; of
-    several in a file the first is taken. The EXIF rotation is applied where
-    nothing is annotated yet, and where the annotated size asks for it: annotation programs differ in this, and the size
-    says which one was used.
+    JPEG and PNG go through torchvision's decoders, what those refuse through Pillow; of several in a file
+    the first is taken. The EXIF rotation is applied where nothing is annotated yet, and where the annotated size asks
+    for it: annotation programs differ in this, and the size says which one was used.
 
     Args:
         path: the picture.

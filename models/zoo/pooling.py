@@ -1,9 +1,9 @@
 """Pooling regions from a feature pyramid: RoIAlign (https://arxiv.org/abs/1703.06870, section 3).
 
 On a CPU each pooled cell is a weighted sum of rows of the feature map, channels last, which is what ``embedding_bag``
-computes. With torchvision's kernel, which takes one number at a time, RoIAlign was a sixth of a training step of Faster
-R-CNN R50-FPN in float32 and a quarter in bfloat16; so it is a fiftieth. Elsewhere, and in an exported graph, it is
-torchvision's.
+computes. With torchvision's kernel, which takes one number at a time, the gradient of RoIAlign was a seventh of a
+training step of Faster R-CNN R50-FPN in float32 and a quarter in bfloat16; here it takes a tenth of that. Elsewhere,
+and in an exported graph, it is torchvision's.
 """
 
 from __future__ import annotations

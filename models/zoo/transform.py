@@ -113,10 +113,10 @@ class ImageTransform(GeneralizedRCNNTransform):
             math.ceil(max(image.shape[axis] for image in images) / size_divisible) * size_divisible for axis in (1, 2)
         )
         batch = torch.empty(len(images), height, 3 * width, device=images[0].device)
-        scale = 1 / (255 * torch.tensor(self.image_std, device=batch.device))
-        shift = (-255 * torch.tensor(self.image_mean, device=batch.device) * scale).repeat(width)
+        scale = (1 / (255 * torch.tensor(self.image_std, device=batch.device))).repeat(width)
+        shift = -255 * torch.tensor(self.image_mean, device=batch.device).repeat(width) * scale
         for image, place in zip(images, batch, strict=True):
-            _normalise_rows(image, place, scale.repeat(width), shift)
+            _normalise_rows(image, place, scale, shift)
         pictures = batch.view(len(images), height, width, 3).permute(0, 3, 1, 2)
         return pictures if self.channels_last else pictures.contiguous()
 
