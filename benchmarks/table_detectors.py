@@ -44,7 +44,7 @@ class Row:
     scene_epochs: int = 0  # over the drawn scenes
     teacher: str | None = None  # whose pretrained weights it takes; its own by default
     freeze: str | None = "none"  # of the weights; None: what the detector holds by itself
-    amp: str = "on"  # bfloat16, which a network as small as SSDlite's or YOLOv3's here does not need
+    amp: bool = True  # bfloat16, which a network as small as SSDlite's or YOLOv3's here does not need
 
 
 FASTER = "fasterrcnn_resnet50_fpn"
@@ -52,8 +52,8 @@ SSDLITE = {"fixed_size": (HEIGHT, WIDTH), "norm": "batch"}
 YOLO = {"min_size": WIDTH, "max_size": WIDTH, "norm": "batch", "anchors": "auto"}
 ROWS = (
     Row("ssd300_vgg16", "SSD300, VGG-16", {}, 1e-4, 24, 2),  # at 300x300, which its boxes are made for
-    Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", SSDLITE, 1e-3, 120, 12, amp="off"),
-    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", YOLO, 1e-3, 80, 6, amp="off"),
+    Row("ssdlite320_mobilenet_v3_large", "SSDlite, MobileNetV3", SSDLITE, 1e-3, 120, 12, amp=False),
+    Row("yolov3_mobilenet_v3", "YOLOv3, MobileNetV3", YOLO, 1e-3, 80, 6, amp=False),
     Row(FASTER, "Faster R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, 3),
     Row(FASTER, "the same, its first stages held", REGIONS, 5e-4, 20, 3, freeze=None),
     Row("cascade_rcnn_resnet50_fpn", "Cascade R-CNN, MobileNetV3-FPN", REGIONS, 5e-4, 20, teacher=FASTER),

@@ -94,6 +94,10 @@ def test_the_bare_word_off_switches_a_rule_off(tmp_path: Path) -> None:
     assert load_config(path)[0].check.policy == {"bbox-outlier": "off"}
     assert load_config(path, ["check.policy.bbox-aspect=off"])[0].check.policy["bbox-aspect"] == "off"
     assert load_config(path, ["train.lr_multipliers.stage:1=0.5"])[0].train.lr_multipliers == {"stage:1": 0.5}
+    for said, meant in (("on", True), ("'on'", True), ("off", False), ("auto", "auto")):
+        assert load_config(path, [f"train.amp={said}"])[0].train.amp == meant
+    said = mistakes(tmp_path, GOOD + "train: {amp: half}\n")
+    assert said == ["my.yaml:5: train.amp: should be true or false or 'auto', not 'half'"]
 
 
 def test_paths_of_a_recipe_in_the_working_directory_are_absolute(

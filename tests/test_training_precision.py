@@ -18,7 +18,7 @@ from models.zoo import DetectorOptions, build_detector, get_detector, resolve_op
 CPU = torch.device("cpu")
 
 
-def weights(folder: Path, init: Path, train: DetectionData, amp: str) -> dict[str, Tensor]:
+def weights(folder: Path, init: Path, train: DetectionData, amp: bool) -> dict[str, Tensor]:
     options = TrainOptions(epochs=1, min_steps=2, threads=1, amp=amp)
     found: dict[str, Tensor] = load_checkpoint(finetune(init, train, None, options, folder).last)[0]["model"]
     return found
@@ -33,20 +33,20 @@ def test_auto_is_what_the_processor_has_and_the_detector_gains_from() -> None:
     faster, ssdlite = get_detector("fasterrcnn_resnet50_fpn"), get_detector("ssdlite320_mobilenet_v3_large")
     assert bfloat16(TrainOptions(), CPU, faster)[0] == native
     assert not bfloat16(TrainOptions(), CPU, ssdlite)[0]
-    assert bfloat16(TrainOptions(amp="on"), CPU, ssdlite) == (True, "bfloat16 as set")
-    assert bfloat16(TrainOptions(amp="off"), CPU, faster) == (False, "float32 as set")
+    assert bfloat16(TrainOptions(amp=True), CPU, ssdlite) == (True, "bfloat16 as set")
+    assert bfloat16(TrainOptions(amp=False), CPU, faster) == (False, "float32 as set")
 
 
 def test_narrow_batches_are_computed_in_float32(tmp_path: Path) -> None:
     train, init = draw_set(tmp_path / "train"), initial(tmp_path / "init.pt")  # works at 96 pixels
-    assert same(weights(tmp_path / "on", init, train, "on"), weights(tmp_path / "off", init, train, "off"))
+    assert same(weights(tmp_path / "on", init, train, True), weights(tmp_path / "off", init, train, False))
 
 
 def test_wide_ones_in_bfloat16_twice_the_same(tmp_path: Path) -> None:
     train, init = draw_set(tmp_path / "train"), initial(tmp_path / "init.pt", fixed_size=(64, 288))
-    on = weights(tmp_path / "on", init, train, "on")
-    assert same(on, weights(tmp_path / "again", init, train, "on"))
-    off = weights(tmp_path / "off", init, train, "off")
+    on = weights(tmp_path / "on", init, train, True)
+    assert same(on, weights(tmp_path / "again", init, train, True))
+    off = weights(tmp_path / "off", init, train, False)
     assert not same(on, off)
     assert {value.dtype for value in on.values()} == {value.dtype for value in off.values()}
 

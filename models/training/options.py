@@ -81,8 +81,8 @@ class TrainOptions(BaseModel):
     lr_multipliers: dict[str, float] = Field(
         default={}, description="Factors on the rate by part: backbone, neck, head, stem, stage:N, re:PATTERN."
     )
-    amp: Literal["auto", "on", "off"] = Field(
-        default="auto", description="bfloat16 autocast; auto: on GPUs and CPUs that have it."
+    amp: bool | Literal["auto"] = Field(  # YAML reads on and off as true and false
+        default="auto", description="bfloat16 autocast, on or off; auto: on GPUs and CPUs that have it."
     )
     ema: float = Field(default=0.0, ge=0, lt=1, description="Decay per step of the weight average; 0 switches it off.")
     augment: tuple[str, ...] | None = Field(

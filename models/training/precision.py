@@ -20,7 +20,7 @@ def bfloat16(options: TrainOptions, device: torch.device, detector: Detector) ->
     detectors that hardly multiply (depthwise convolutions). Weights, optimizer, evaluation and prediction stay float32.
     """
     if options.amp != "auto":
-        return options.amp == "on", f"{'bfloat16' if options.amp == 'on' else 'float32'} as set"
+        return options.amp, f"{'bfloat16' if options.amp else 'float32'} as set"
     if device.type == "cpu" and not detector.defaults.get("cpu_bfloat16", True):
         return False, "float32: bfloat16 would not make this detector faster on a CPU"
     where = "GPU" if device.type == "cuda" else "CPU"
