@@ -14,7 +14,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from flows.commands import champion_app, deploy, join, models, parameters, prelabel, retrain, serve, store_app, sweep
+from flows.commands import (
+    champion_app,
+    deploy,
+    join,
+    models,
+    parameters,
+    prelabel,
+    retrain,
+    score,
+    serve,
+    store_app,
+    sweep,
+)
 from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect, runs_table
 
 app = typer.Typer(
@@ -345,5 +357,5 @@ def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -
     return load_config(recipe or Path(os.devnull), [*given, *overrides])[0]
 
 
-for around in (models, retrain, prelabel, sweep, join, parameters, serve, deploy):
+for around in (models, score, retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)

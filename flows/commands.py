@@ -77,6 +77,44 @@ def _tell_model(name: str) -> None:
         out.print(line, markup=False, soft_wrap=True)
 
 
+def score(
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.json", help="COCO file with what is there.")],
+    found: Annotated[Path, typer.Argument(metavar="FOUND", help="COCO results (.json), or a checkpoint to run.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; the truth's own without it.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for metrics.json, detections.json and a page.")
+    ] = None,
+    voc: Annotated[bool, typer.Option("--voc", help="Pascal VOC's AP too, difficult objects left aside.")] = False,
+) -> None:
+    """Score detections, of whatever program, or any checkpoint, against a COCO file; no recipe needed."""
+    from tempfile import TemporaryDirectory
+
+    from models.report import ReportInputs, render
+    from models.training import DetectionData, evaluate
+    from models.training import score as score_results
+    from models.training.options import EvaluateOptions
+    from tasks.evaluate import metrics_text
+
+    options, pictures = EvaluateOptions(voc=voc), images or truth.parent
+    with TemporaryDirectory() as nowhere:
+        place = folder or Path(nowhere)
+        if found.suffix.lower() == ".json":
+            metrics = score_results(found, truth, place, options=options)
+        else:
+            metrics = evaluate(found, DetectionData(truth, pictures), place, options=options)
+    out.print(metrics_text(metrics), markup=False, soft_wrap=True)
+    if folder:
+        inputs = ReportInputs(
+            title=found.name,
+            val=truth,
+            metrics=folder / "metrics.json",
+            detections=folder / "detections.json",
+            images=pictures,
+        )
+        render(inputs, folder / "report.html")
+        out.print(f"page  {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
 def retrain(
     config: Recipe,
     registry: Annotated[str, typer.Option(help="Folder or fsspec URL of the registry of models.")],

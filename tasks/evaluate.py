@@ -16,7 +16,10 @@ from tasks.stage import product
 from tasks.store import FileRef, Product
 
 LAST_METRICS = "last/metrics.json"  # what the last checkpoint reached, beside what the best did
-MEASURES = {"AP": "AP", "AP50": "AP50", "AR": "AR", "mask_AP": "mask AP", "mask_AR": "mask AR"}
+MEASURES = {
+    "AP": "AP", "AP50": "AP50", "AR": "AR", "mask_AP": "mask AP", "mask_AR": "mask AR",
+    "VOC_AP": "VOC AP", "VOC_AP11": "VOC AP11",
+}  # fmt: skip
 CLASSIFIER_MEASURES = {"recall": "recall", "precision": "precision"}
 
 
@@ -36,7 +39,7 @@ def evaluate(
     data = DetectionData(coco.path, images.root)
     metrics = evaluate_checkpoint(checkpoint.path, data, folder, options=options)
     ended = evaluate_checkpoint(last.path, data, (folder / LAST_METRICS).parent, options=options) if last else None
-    (folder / "summary.md").write_text(_summary(metrics, ended))
+    (folder / "summary.md").write_text(metrics_text(metrics, ended))
 
 
 def last_of(trained: Product) -> FileRef | None:
@@ -61,7 +64,7 @@ def read_headline(path: Path) -> dict[str, float]:
     return headline_scores(orjson.loads(path.read_bytes()))
 
 
-def _summary(metrics: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
+def metrics_text(metrics: Mapping[str, Any], last: Mapping[str, Any] | None = None) -> str:
     """One line, and a table of the classes; the last checkpoint's figures beside those of the best."""
     versions = {"": metrics} | ({", last": last} if last else {})
     named = CLASSIFIER_MEASURES if "accuracy" in metrics else MEASURES
@@ -80,7 +83,8 @@ def _reached(metrics: Mapping[str, Any]) -> str:
     """The two measures that come first, in a line; of masks the first."""
     scores, names = headline_scores(metrics), ("top1", "top5") if "accuracy" in metrics else ("AP", "AP50")
     text = ", ".join(f"{name} {scores[name]:.3f}" for name in names)
-    return f"{text}, mask AP {metrics['segm']['AP']:.3f}" if "segm" in metrics else text
+    text += f", mask AP {metrics['segm']['AP']:.3f}" if "segm" in metrics else ""
+    return f"{text}, VOC mAP {_shown(metrics['voc']['AP'])}" if "voc" in metrics else text
 
 
 def _seen(metrics: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Data, transforms, the loop, evaluation and prediction."""
 
-from models.training.evaluation import evaluate
+from models.training.evaluation import evaluate, score
 from models.training.folder import TrainSummary
 from models.training.launch import run_training
 from models.training.loop import finetune
@@ -20,4 +20,5 @@ __all__ = [
     "finetune",
     "predict",
     "run_training",
+    "score",
 ]

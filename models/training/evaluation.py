@@ -14,6 +14,7 @@ from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import PlainImages
 from models.training.detect import detect
 from models.training.files import write_json
+from models.training.given import read_results
 from models.training.images import UnreadableImageError
 from models.training.mistakes import confusion, error_kinds, image_mistakes
 from models.training.options import DetectionData, EvaluateOptions
@@ -30,6 +31,7 @@ from models.training.scores import (
     precision_recall,
     summary,
 )
+from models.training.voc_scores import voc_scores
 from models.zoo import Detector, DetectorOptions
 
 
@@ -75,10 +77,38 @@ def evaluate(
         metrics = measure(truth, results, masks=assembled.detector.masks, options=options)
     recall = anchor_recall(table, DetectorOptions(**assembled.meta.options))
     metrics |= {} if recall is None else {"best_possible_recall": recall}
+    _write(folder, results, metrics)
+    return {**metrics, "seconds": time.perf_counter() - started}
+
+
+def score(found: Path, truth: Path, folder: Path, *, options: EvaluateOptions | None = None) -> dict[str, Any]:
+    """Score detections that are there already, whoever found them, as :func:`evaluate` scores those of a checkpoint.
+
+    Args:
+        found: COCO results; see :func:`models.training.given.read_results`.
+        truth: the COCO file that has what is there.
+        folder: where ``detections.json`` and ``metrics.json`` go; made if absent.
+        options: see :class:`EvaluateOptions`; those about images and devices are not used.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ValueError: not COCO results, or of other pictures or classes.
+    """
+    options = options or EvaluateOptions()
+    whole = complete_truth(load_coco(truth))
+    results = [row for row in read_results(found, whole) if row["score"] >= options.min_score]
+    masks = bool(results) and all("segmentation" in row for row in results)
+    metrics = measure(whole, results, masks=masks, options=options)
+    _write(folder, results, metrics)
+    return metrics
+
+
+def _write(folder: Path, results: list[Result], metrics: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "detections.json", results)
     write_json(folder / "metrics.json", metrics)
-    return {**metrics, "seconds": time.perf_counter() - started}
 
 
 def table_of(data: DetectionData, assembled: Assembled, *, masks: bool = False, skip_empty: bool = False) -> CocoTable:
@@ -104,6 +134,8 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
     if mask_curves is not None:
         metrics["segm"] = summary(mask_curves)
     metrics["per_class"] = per_class(curves, truth, results, mask_curves)
+    if options.voc:
+        metrics |= add_voc(metrics["per_class"], voc_scores(truth, results))
     metrics["curves"] = precision_recall(curves, truth)
     metrics["images"] = len(truth["images"])
     if evaluation is not None:
@@ -111,6 +143,15 @@ def measure(truth: dict[str, Any], results: list[Result], *, masks: bool, option
         metrics["errors"] = error_kinds(evaluation)
         metrics |= image_mistakes(truth, results, options.confusion_score, options.worst)
     return metrics
+
+
+def add_voc(per_class: list[dict[str, Any]], scores: dict[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
+    """Put VOC's AP into the rows of the classes; its means over those that have objects come back as ``voc``."""
+    for row in per_class:
+        row["VOC_AP"], row["VOC_AP11"] = scores[row["name"]]
+    counted = [pair for pair in scores.values() if pair[0] >= 0] or [(-1.0, -1.0)]
+    area, points = (sum(column) / len(counted) for column in zip(*counted, strict=True))
+    return {"voc": {"AP": area, "AP11": points}}
 
 
 def has_outlines(truth: dict[str, Any]) -> bool:

@@ -227,6 +227,11 @@ class EvaluateOptions(BaseModel):
     confusion_score: float = Field(
         default=0.3, ge=0, le=1, description="Least score of detections in the confusion matrix."
     )
+    voc: bool = Field(
+        default=False,
+        description="Add Pascal VOC's AP at IoU 0.5, by area and by eleven points, to COCO's; objects marked difficult "
+        "count neither way.",
+    )
     worst: int = Field(default=12, ge=0, description="How many of the worst images are listed.")
 
 
