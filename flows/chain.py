@@ -39,7 +39,7 @@ class Runner(Protocol):
 
 
 def chain(
-    config: FinetuneConfig, run: Runner, baseline: Product | None = None, baseline_title: str = "baseline"
+    config: FinetuneConfig, run: Runner, baseline: Product | None = None, baseline_title: str = "the baseline"
 ) -> Iterator[tuple[str, Any]]:
     """Run the stages one after the other and yield each one's name and result as it is there.
 

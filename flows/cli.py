@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from flows.commands import (
     champion_app,
@@ -102,10 +103,8 @@ def _tell_outcome(outcome: Any) -> None:
 
     detects = "AP" in outcome.metrics
     columns = ("AP", "AP50", "AP75", "AR100") if detects else ("top1", "top5", "mean_class")
-    title = f"{outcome.name}: {'COCO box metrics' if detects else 'accuracy'}"
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right")
+    out.print(f"{outcome.name}: {'COCO box metrics' if detects else 'accuracy'}")
+    table = Table(*(Column(column, justify="right") for column in columns), box=SIMPLE)
     table.add_row(*cells(outcome.metrics, columns))
     out.print(table)
     out.print(f"checkpoint  {outcome.folder / 'best.pt'}", soft_wrap=True)
@@ -186,9 +185,8 @@ def demo(
     with narrated():
         outcome = run_demo(folder.resolve())
     before, after = outcome.scratch.metrics, outcome.finetuned.metrics
-    table = Table(title="COCO box metrics on the same 60 scenes, after the same training", title_justify="left")
-    for column in ("", "AP", "AP50"):
-        table.add_column(column, justify="left" if not column else "right")
+    out.print("COCO box metrics on the same 60 scenes, after the same training")
+    table = Table("", *(Column(name, justify="right") for name in ("AP", "AP50")), box=SIMPLE)
     table.add_row("from random weights", f"{before['AP']:.3f}", f"{before['AP50']:.3f}")
     table.add_row("[bold]with transferred weights[/]", f"[bold]{after['AP']:.3f}[/]", f"[bold]{after['AP50']:.3f}[/]")
     out.print(table)

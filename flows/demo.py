@@ -45,7 +45,7 @@ def run_demo(folder: Path) -> DemoOutcome:
     scratch = finetune(_config("from-scratch", dream, folder, epochs=6))
     weights = {"source": str(pretrained.checkpoint)}
     config = _config("fine-tuned", dream, folder, epochs=6, weights=weights)
-    finetuned = finetune(config, baseline=scratch.products["evaluate"], baseline_title="from random weights")
+    finetuned = finetune(config, baseline=scratch.products["evaluate"], baseline_title="the run from random weights")
     return DemoOutcome(pretrained, scratch, finetuned)
 
 

@@ -195,7 +195,7 @@ def _challenge(
     before = None
     if champion:
         before = run(evaluate, _model(config, champion, book), split.file("known.json"), data.images, config.evaluate)
-    about = ReportOptions(title=config.name, config=config.as_yaml(), baseline="champion")
+    about = ReportOptions(title=config.name, config=config.as_yaml(), baseline="the champion")
     page = run(report, about, split, data.images, adapted, trained, evaluated, before)
     return Challenger(split, trained, evaluated, page, read_scores(before.path / "metrics.json") if before else None)
 

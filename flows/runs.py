@@ -13,6 +13,7 @@ import yaml
 
 from models.report import ReportInputs, compare
 from tasks.evaluate import LAST_METRICS, read_headline
+from tasks.fetch import WeightsOptions
 from tasks.store import Product
 
 FILES = {
@@ -22,6 +23,14 @@ FILES = {
     "check": ("problems.html", "problems.json", "train.json", "val.json", "test.json"),
     "report": ("report.html",),
 }
+
+
+DEFAULTS = {"weights": "given"} | {
+    f"weights.{name}": value
+    for name, value in WeightsOptions.model_construct(source="").model_dump(mode="json").items()
+    if name != "source"
+}
+"""Of the one section that a recipe may leave out."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +117,17 @@ def cells(scores: Mapping[str, float], columns: Iterable[str], digits: int = 3) 
 
 
 def differences(runs: Sequence[RunFolder]) -> list[list[str]]:
-    """For each run what it has of the configuration, apart from its name, that is not the same in all: `key: value`."""
+    """For each run what it has of the configuration, apart from its name, that is not the same in all: `key: value`.
+
+    Where one run has a section that another leaves out, only what somebody chose in it counts.
+    """
     keys = sorted({key for run in runs for key in run.config} - {"name"})
-    differ = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
-    return [[f"{key}: {run.config[key]}" for key in differ if key in run.config] for run in runs]
+    differ = [key for key in keys if len({repr(run.config.get(key, DEFAULTS.get(key))) for run in runs}) > 1]
+    return [[_told(key, run.config[key]) for key in differ if key in run.config] for run in runs]
+
+
+def _told(key: str, value: Any) -> str:
+    return f"{key}: {'none' if value is None else value}"
 
 
 def compare_runs(folders: Sequence[Path], page: Path) -> None:

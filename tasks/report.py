@@ -22,7 +22,7 @@ class ReportOptions(BaseModel):
     title: str
     config: str  # the resolved configuration, as YAML
     split: str = "val.json"  # the split that was evaluated
-    baseline: str = "baseline"  # what to call the run that is compared with
+    baseline: str = "the baseline"  # what to call the run that is compared with, as in "more than the baseline"
 
 
 @product("models.report")
@@ -44,6 +44,7 @@ def report(
         last=last_metrics(evaluated),
         images=images.root,
         train=checked.path / "train.json",
+        chosen_by=checked.path / "val.json" if options.split != "val.json" else None,
         detections=evaluated.path / "detections.json",
         history=trained.path / "metrics.jsonl",
         plan=adapted.path / "plan.json" if adapted.has("plan.json") else None,
@@ -59,9 +60,14 @@ def report(
 
 def _environment(path: Path) -> dict[str, str]:
     about = orjson.loads(path.read_bytes())
-    git = about.pop("git", None) or {}
-    if git:
-        about["commit"] = git["commit"][:12] + (" with changes" if git.get("changed") else "")
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in about.items()
+    git = about.get("git") or {}
+    told = {
+        "Python": about["python"],
+        "torch": about["torch"],
+        "torchvision": about["torchvision"],
+        "CPU cores": about["cpus"],
+        "GPUs": ", ".join(about["gpus"]) or "none",
+        "Platform": about["platform"],
+        "Commit": git["commit"][:12] + (" with changes" if git.get("changed") else "") if git else "",
     }
+    return {name: str(value) for name, value in told.items() if value != ""}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +14,42 @@ from flows.scenes import FAMILIES, draw_scene
 from models.report import ReportInputs
 
 SIZE = (320, 240)
+VOID = {"meta", "link", "br", "img", "hr", "input"}
 CLASSES = FAMILIES["dream"]
+
+
+class Page(HTMLParser):
+    """What a browser sees: elements with their attributes, ids, text; and whether every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def every(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def sections(self) -> list[str | None]:
+        return [section["id"] for section in self.every("section")]
 
 
 def fake_run(
@@ -38,11 +74,16 @@ def fake_run(
         plan=_dump(folder / "plan.json", _plan(classes)),
         problems=_dump(folder / "problems.json", _problems()),
         config=f"detector: ssdlite320_mobilenet_v3_large\nsource:\n  root: {folder}/scenes\ntrain:\n  epochs: 30\n",
-        command=f"annotune finetune {folder}/configs/dreams.yaml -o train.epochs=30",
         environment={"Python": "3.12.3", "torch": "2.9.0", "Machine": "2 CPU cores"},
     )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in _history(rng)))
     return inputs
+
+
+def rewrite(path: Path | None, **values: Any) -> None:
+    """Put other values into a file of JSON."""
+    assert path is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def bare(inputs: ReportInputs) -> ReportInputs:

@@ -58,7 +58,7 @@ def test_it_shows_accuracy_confusions_and_the_wrong_answers(run: ReportInputs, t
     page = (tmp_path / "page.html").read_text()
 
     assert re.findall(r'<section id="(\w+)"', page) == ["result", "data", "classes", "mistakes", "pictures", "setup"]
-    assert "names 66.7% rightly at the first guess, 33.3 points more than baseline" in page
+    assert "names 66.7% rightly at the first guess, 33.3 points more than the baseline" in page
     assert "Top-1" in page
     assert "AP50" not in page
     assert "nothing found" not in page

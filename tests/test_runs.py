@@ -6,6 +6,7 @@ import yaml
 
 from flows.cli import runs
 from flows.runs import differences, list_runs, publish
+from tasks.fetch import WeightsOptions
 from tasks.store import Product, make_product
 
 
@@ -49,6 +50,14 @@ def test_only_what_differs_is_compared(tmp_path: Path) -> None:
     publish(tmp_path, "two", "name: two\ntrain: {epochs: 5, seed: 0}\nweights: {source: x}\n", products(tmp_path, 0.5))
 
     assert differences(list_runs(tmp_path)) == [["train.epochs: 3"], ["train.epochs: 5", "weights.source: x"]]
+
+
+def test_what_only_one_run_has_counts_where_somebody_chose_it(tmp_path: Path) -> None:
+    weights = WeightsOptions(source="best.pt").model_dump(mode="json")
+    publish(tmp_path, "with", yaml.safe_dump({"weights": weights}), products(tmp_path, 0.25))
+    publish(tmp_path, "without", yaml.safe_dump({"weights": None}), products(tmp_path, 0.25))
+
+    assert differences(list_runs(tmp_path)) == [["weights.source: best.pt"], ["weights: none"]]
 
 
 def test_the_table_of_runs_can_be_read_on_a_narrow_terminal(

@@ -64,8 +64,9 @@ def split_figures(name: str, coco: Mapping[str, Any]) -> Split:
 
 
 def splits_of(run: Run) -> list[Split]:
-    """The splits that the run has, training first."""
-    found = [split_figures("training", run.train)] if run.train["images"] else []
+    """The splits that the run has, training first, the evaluated one last."""
+    others = (("training", run.train), ("validation", run.chosen_by))
+    found = [split_figures(name, coco) for name, coco in others if coco["images"]]
     return [*found, split_figures(run.split, run.val)]
 
 

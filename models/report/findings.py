@@ -54,13 +54,20 @@ def _finding(rule: str, told: Mapping[str, Any], problems: Sequence[Mapping[str,
         severity=severity if severity in SEVERITIES else "info",
         count=int(told.get("count") or len(problems)),
         repaired=int(told.get("repaired") or repaired),
-        what=presentable(str(told.get("what") or first.get("message") or "")),
-        remedy=presentable(str(told.get("remedy") or first.get("remedy") or "")),
+        what=_sentence(told.get("what") or first.get("message") or rule),
+        remedy=_sentence(told.get("remedy") or first.get("remedy") or ""),
         examples=[_example(problem) for problem in problems[:most]],
     )
+
+
+def _sentence(said: object) -> str:
+    text = presentable(str(said))
+    return text[:1].upper() + text[1:]
 
 
 def _example(problem: Mapping[str, Any]) -> str:
     parts = [str(problem.get(name) or "") for name in ("split", "file", "value")]
     text = " · ".join(dict.fromkeys(part for part in parts if part))  # a file may be named as its split is
+    if other := problem.get("other"):
+        text += f" and {other}"
     return presentable(text or str(problem.get("message") or ""))

@@ -27,16 +27,16 @@ class ReportInputs:
         metrics: ``metrics.json`` of the evaluation.
         images: folder that the ``file_name`` of ``val`` are relative to; without it there are no pictures.
         train: COCO file of the training split.
+        chosen_by: COCO file of the split that the best checkpoint was chosen by, where that is not ``val``.
         detections: COCO results of the evaluation.
         history: ``metrics.jsonl`` of the training.
         plan: ``plan.json`` of the weight loading; absent where the training began from scratch.
         problems: ``problems.json`` of the check.
         last: ``metrics.json`` of the checkpoint that the training ended with, where that is not the best one.
         baseline: ``metrics.json`` of the run to compare with.
-        baseline_title: what to call that run.
+        baseline_title: what to call that run, as in "more than the baseline".
         note: what sets this run apart from those it is compared with.
         config: the resolved configuration, as text.
-        command: the command that makes this run again.
         environment: versions and machine, in the order to show them.
     """
 
@@ -45,16 +45,16 @@ class ReportInputs:
     metrics: Path
     images: Path | None = None
     train: Path | None = None
+    chosen_by: Path | None = None
     detections: Path | None = None
     history: Path | None = None
     plan: Path | None = None
     problems: Path | None = None
     last: Path | None = None
     baseline: Path | None = None
-    baseline_title: str = "baseline"
+    baseline_title: str = "the baseline"
     note: str = ""
     config: str = ""
-    command: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,6 +65,7 @@ class Run:
     inputs: ReportInputs
     val: Mapping[str, Any]
     train: Mapping[str, Any]
+    chosen_by: Mapping[str, Any]
     metrics: Mapping[str, Any]
     last: Mapping[str, Any]
     baseline: Mapping[str, Any]
@@ -94,6 +95,7 @@ def load_run(inputs: ReportInputs) -> Run:
         inputs=inputs,
         val=_coco(inputs.val),
         train=_coco(inputs.train),
+        chosen_by=_coco(inputs.chosen_by),
         metrics=_read(inputs.metrics, (dict,), {}),
         last=_read(inputs.last, (dict,), {}),
         baseline=_read(inputs.baseline, (dict,), {}),
@@ -165,6 +167,7 @@ def _lines(path: Path | None) -> list[Mapping[str, Any]]:
 def _digests(inputs: ReportInputs) -> dict[str, str]:
     paths = {
         "training annotations": inputs.train,
+        "validation annotations": inputs.chosen_by,
         "evaluated annotations": inputs.val,
         "load plan": inputs.plan,
         "detections": inputs.detections,

@@ -56,32 +56,38 @@ def compare(runs: Sequence[ReportInputs], path: Path) -> None:
     if len(runs) < 2:
         raise ReportError("a comparison needs two runs or more")
     loaded = [load_run(inputs) for inputs in runs]
-    first = loaded[0].metrics
     names = {str(row.get("name", "")) for run in loaded for row in run.metrics.get("per_class") or []}
-    by_run = [{row.name: row for row in results.class_results(run.metrics, first)} for run in loaded]
-    columns = [
-        {
-            "title": run.inputs.title,
-            "figures": results.headline(run.metrics, first if number else {}),
-            "last": results.headline(run.last, first) if run.last else [],
-            "images": len(run.val["images"]),
-            "split": run.split,
-            "detector": _detector(run),
-            "note": run.inputs.note,
-            "same_data": run.digests.get("evaluated annotations") == loaded[0].digests.get("evaluated annotations"),
-        }
-        for number, run in enumerate(loaded)
-    ]
-    rows = [(name, [classes.get(name) for classes in by_run]) for name in sorted(names)]
+    columns = [_column(run, loaded[0]) for run in loaded]
+    rows = [(name, [column["classes"].get(name) for column in columns]) for name in sorted(names)]
     page = _environment().get_template("compare.html.j2")
+    charts, classifies = training.comparison(loaded), any(results.classifies(run.metrics) for run in loaded)
     title = "Comparison of " + ", ".join(run.inputs.title for run in loaded)
-    _write(path, page.render(title=title, columns=columns, rows=rows, charts=training.comparison(loaded)))
+    _write(path, page.render(title=title, columns=columns, rows=rows, charts=charts, classifies=classifies))
 
 
-def _detector(run: Run) -> str:
-    """The detector of a run as far as its plan tells."""
+def _column(run: Run, first: Run) -> dict[str, Any]:
+    """One run of a comparison; what was evaluated on other annotations is not measured against the first."""
+    evaluated = "evaluated annotations"
+    same_data = run.digests.get(evaluated) == first.digests.get(evaluated)
+    against = first.metrics if same_data else {}
+    return {
+        "title": run.inputs.title,
+        "figures": results.headline(run.metrics, {} if run is first else against),
+        "last": results.headline(run.last, against) if run.last else [],
+        "classes": {row.name: row for row in results.class_results(run.metrics, {} if run is first else against)},
+        "images": len(run.val["images"]),
+        "split": run.split,
+        "model": _model(run),
+        "note": presentable(run.inputs.note),
+        "same_data": same_data,
+    }
+
+
+def _model(run: Run) -> str:
+    """Which model it is and what it began from, as far as the log and the plan tell."""
     plan = loading.loading_figures(run.plan)
-    return f"{plan.detector} from {plan.checkpoint}" if plan else ""
+    name = training.model_name(run.history) or (plan.detector if plan else "")
+    return f"{name} from {plan.checkpoint if plan else 'random weights'}" if name else ""
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -134,7 +140,12 @@ def _cut(cut: Operation | None) -> dict[str, Any]:
         return {"operation_chart": Markup(""), "operation_text": []}
     lines = [Line("precision", cut.scores, cut.precision, 1), Line("recall", cut.scores, cut.recall, 2)]
     chart = line_chart(
-        lines, title="Precision and recall by score", x_label="least score of a detection", y_low=0.0, y_high=1.0
+        lines,
+        title="Precision and recall by score",
+        x_label="least score of a detection",
+        y_low=0.0,
+        y_high=1.0,
+        mark=cut.scores[cut.best] if cut.useful else None,
     )
     return {"operation_chart": chart, "operation_text": _advice(cut)}
 
@@ -162,7 +173,6 @@ def _advice(cut: Operation) -> list[str]:
 def _setup(run: Run) -> dict[str, Any]:
     environment = {str(name): presentable(str(value)) for name, value in run.inputs.environment.items()}
     return {
-        "command": presentable(run.inputs.command),
         "config": presentable(run.inputs.config),
         "environment": environment.items(),
         "digests": run.digests.items(),
@@ -178,7 +188,7 @@ def _summary(run: Run) -> str:
     seen = f"On {split.images:,} {split.name} images with {split.instances:,} objects of {len(split.per_class)} classes"
     if ap is None:
         return f"{seen} there was nothing to measure."
-    text = f"{seen} the detector reaches {ap * 100:.1f} AP"
+    text = f"{seen}, {_model(run) or 'the detector'} reaches {ap * 100:.1f} AP"
     text += f" and {ap50 * 100:.1f} AP50" if ap50 is not None else ""
     return text + _against(run, ap, results.measure(run.baseline, "AP")) + _extremes(run)
 
@@ -189,7 +199,7 @@ def _accuracy_summary(run: Run) -> str:
     seen = f"Of {asked:,} {run.split} pictures of {len(run.val['categories'])} classes"
     if top1 is None:
         return f"{seen} there was nothing to measure."
-    text = f"{seen} the classifier names {top1 * 100:.1f}% rightly at the first guess"
+    text = f"{seen}, {_model(run) or 'the classifier'} names {top1 * 100:.1f}% rightly at the first guess"
     return text + _against(run, top1, results.measure(run.baseline, "top1", "accuracy")) + _extremes(run)
 
 

@@ -14,9 +14,9 @@ BOXES = (
     ("AP", "AP", "mean over IoU 0.50 to 0.95"),
     ("AP50", "AP50", "at IoU 0.50"),
     ("AP75", "AP75", "at IoU 0.75"),
-    ("APs", "AP small", "below 32\N{MULTIPLICATION SIGN}32 pixels"),
-    ("APm", "AP medium", "up to 96\N{MULTIPLICATION SIGN}96 pixels"),
-    ("APl", "AP large", "above 96\N{MULTIPLICATION SIGN}96 pixels"),
+    ("APs", "AP small", "below 32² pixels"),
+    ("APm", "AP medium", "32² to 96² pixels"),
+    ("APl", "AP large", "from 96² pixels"),
     ("AR100", "AR100", "recall, 100 boxes an image"),
 )
 ACCURACY = (
@@ -80,6 +80,11 @@ class ErrorKind:
         return self.count if self.gain is None else self.gain
 
     @property
+    def title(self) -> str:
+        """What to call it: TIDE's "both" says nothing by itself."""
+        return "class and localisation" if self.name == "both" else self.name
+
+    @property
     def explanation(self) -> str:
         """The kind in words; empty for a kind that is not one of TIDE's."""
         return ERRORS.get(self.name, "")
@@ -97,6 +102,7 @@ class Confusion:
     left_out: int  # classes that are not shown
     worst: Sequence[tuple[str, str, int]]  # truth, prediction, count: the most frequent mistakes
     background: bool
+    score: float | None  # of the detections that were counted, at least; None: not told
 
 
 def classifies(metrics: Mapping[str, Any]) -> bool:
@@ -183,7 +189,8 @@ def confusion(metrics: Mapping[str, Any]) -> Confusion | None:
         sums[-1] = max(sums)  # what was found where nothing is has no total of its own to be a share of
     cells = [[(int(matrix[i][j]), matrix[i][j] / (sums[i] or 1)) for j in shown] for i in shown]
     worst = [(labels[i], labels[j], count) for i, j, count in mistakes[:8]]
-    return Confusion([labels[i] for i in shown], cells, size - len(shown), worst, background)
+    left_out, score = size - len(shown), _defined(found.get("min_score"))
+    return Confusion([labels[i] for i in shown], cells, left_out, worst, background, score)
 
 
 def error_kinds(metrics: Mapping[str, Any]) -> list[ErrorKind]:
@@ -209,6 +216,7 @@ def suspects(metrics: Mapping[str, Any], most: int = 12) -> list[dict[str, Any]]
     rows = [
         {key: str(row.get(key) or "") for key in fields}
         | {key: _defined(row.get(key)) for key in ("score", "annotated_score")}
+        | {"bbox": [round(value) for value in row.get("bbox") or []]}
         for row in (metrics.get("suspects") or [])
     ]
     return rows[:most]

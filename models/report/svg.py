@@ -40,11 +40,10 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: 0.0005, 0.25, 3, 1.5k, 2M."""
-    if value == 0:
-        return "0"
-    if abs(value) < 0.001:
-        return f"{value:.0e}".replace("e-0", "e-")
+    """A number for an axis: 2.5e-5, 0.0005, 0.25, 3, 1.5k, 2M."""
+    if 0 < abs(value) < 1e-4:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{letter}"
@@ -52,9 +51,18 @@ def short(value: float) -> str:
 
 
 def line_chart(
-    lines: Sequence[Line], *, title: str, x_label: str, y_low: float | None = None, y_high: float | None = None
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_low: float | None = None,
+    y_high: float | None = None,
+    mark: float | None = None,
 ) -> Markup:
-    """Curves over a common x axis, as a figure with its caption and, for several curves, a legend."""
+    """Curves over a common x axis, as a figure with its caption and, for several curves, a legend.
+
+    ``mark`` is a place on the x axis to point out.
+    """
     lines = [line for line in lines if line.x]
     if not lines:
         return Markup("")
@@ -67,7 +75,8 @@ def line_chart(
     )  # a lone point stands in the middle
     frame = Frame(start, end, low, high + (high - low) * 0.04)
     said = "; ".join(f"{line.name} from {short(line.y[0])} to {short(line.y[-1])}" for line in lines)
-    svg = _svg(f"{title}: {said}", [*frame.axes(x_label), *(frame.curve(line) for line in lines)])
+    marks = [*frame.axes(x_label), *(frame.curve(line) for line in lines)]
+    svg = _svg(f"{title}: {said}", marks if mark is None else [frame.upright(mark), *marks])
     return _figure(title, svg, lines if len(lines) > 1 else [])
 
 
@@ -137,6 +146,12 @@ class Frame:
             marks.append(Markup('<text class="mid" x="{:.1f}" y="{}">{}</text>').format(x, HEIGHT - BOTTOM + 16, label))
         name = Markup('<text class="mid name" x="{}" y="{}">{}</text>')
         return [*marks, name.format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_label)]
+
+    def upright(self, value: float) -> Markup:
+        """A line across the drawing at a place on the x axis, with its value."""
+        x, _ = self.at(value, self.y_low)
+        line = Markup('<path class="line0" d="M{:.1f} {}V{}"/><text x="{:.1f}" y="{}">{}</text>')
+        return line.format(x, TOP, HEIGHT - BOTTOM, x + 5, HEIGHT - BOTTOM - 7, short(value))
 
     def curve(self, line: Line) -> Markup:
         """One line, its points marked where there are few."""

@@ -40,6 +40,11 @@ def training_figures(history: Sequence[Mapping[str, Any]]) -> Training | None:
     return Training([chart for chart in charts if chart], _facts(history, steps, evals), told, _notes(history))
 
 
+def model_name(history: Sequence[Mapping[str, Any]]) -> str:
+    """What was trained; empty where the log does not tell."""
+    return str(_start(history).get("detector") or "")
+
+
 def comparison(runs: Sequence[Run]) -> list[Markup]:
     """AP and loss of several runs over their steps, in charts of their own."""
     ap, loss = [], []
@@ -50,12 +55,12 @@ def comparison(runs: Sequence[Run]) -> list[Markup]:
         ap.append(Line(run.inputs.title, x, [max(0.0, value) * 100 for value in y], series, markers=len(x) <= 40))
         x, y = thin(*_series(steps, "loss"))
         loss.append(Line(run.inputs.title, x, smooth(y), series))
-    charts = [line_chart(ap, title="Validation AP or top-1 while training", x_label="step", y_low=0.0)]
-    return [
-        chart
-        for chart in [*charts, line_chart(loss, title="Training loss, smoothed", x_label="step", y_low=0.0)]
-        if chart
+    score = "top-1" if any(run.metrics.get("task") == "classification" for run in runs) else "AP"
+    charts = [
+        line_chart(ap, title=f"Validation {score} while training, in points", x_label="step", y_low=0.0),
+        line_chart(loss, title="Training loss, smoothed", x_label="step", y_low=0.0),
     ]
+    return [chart for chart in charts if chart]
 
 
 def _first_of(metrics: Mapping[str, Any]) -> Any:
@@ -116,7 +121,11 @@ def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
         kept = [(a, b * 100) for a, b in zip(x, y, strict=True) if b >= 0]
         if kept:
             lines.append(Line(name, [a for a, _ in kept], [b for _, b in kept], series, markers=len(kept) <= 40))
-    return line_chart(lines, title="Validation while training", x_label="step", y_low=0.0) if lines else Markup("")
+    return (
+        line_chart(lines, title="Validation while training, in points", x_label="step", y_low=0.0)
+        if lines
+        else Markup("")
+    )
 
 
 def _facts(
@@ -127,12 +136,15 @@ def _facts(
     facts.append(("Steps", f"{last['step']:,}"))
     if epoch := _number(last.get("epoch")):
         facts.append(("Epochs", f"{epoch:.3g}"))
-    speed = [value for value in (_number(step.get("images_per_second")) for step in steps) if value]
-    if speed:
-        facts.append(("Images per second, median", f"{sorted(speed)[len(speed) // 2]:.3g}"))
+    if speed := _median(steps, "images_per_second"):
+        waiting = _median(steps, "data_wait") or 0.0
+        facts.append(("Speed, median", f"{speed:.3g} images/s, {waiting:.0%} of the time waiting for them"))
+    if peak := max((_number(step.get("gpu_memory")) or 0.0 for step in steps), default=0.0):
+        facts.append(("GPU memory, peak", f"{peak / 1e9:.1f} GB"))
     if device := start.get("device"):
         count = int(_number(start.get("processes")) or 1)
-        facts.append(("Device", str(device) if count == 1 else f"{count} of {device}"))
+        named = {"cpu": "CPU", "cuda": "GPU"}.get(str(device), str(device))
+        facts.append(("Device", named if count == 1 else f"{count} \N{MULTIPLICATION SIGN} {named}"))
     if (recall := _number(start.get("best_possible_recall"))) is not None:
         facts.append(("Best possible recall of the anchors", f"{recall:.1%} of the training boxes"))
     resumed = sum(event.get("event") == "resume" for event in history)
@@ -183,6 +195,11 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) < float("inf") else None
+
+
+def _median(events: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    found = sorted(value for value in (_number(event.get(key)) for event in events) if value is not None)
+    return found[len(found) // 2] if found else None
 
 
 def _mean(values: Sequence[float]) -> float:

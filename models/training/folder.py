@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -161,7 +160,6 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "git": _git_state(),
-        "command": Path(sys.argv[0]).name,
     }
 
 

@@ -24,7 +24,8 @@ def confusion(evaluation: Any, min_score: float) -> dict[str, Any]:
         min_score: least score of a detection that counts.
     """
     found = evaluation.confusion_matrix(min_score=min_score)
-    return {"labels": [*found["cat_names"], "background"], "matrix": found["matrix"].astype(int).tolist()}
+    labels, matrix = [*found["cat_names"], "background"], found["matrix"].astype(int).tolist()
+    return {"labels": labels, "matrix": matrix, "min_score": min_score}
 
 
 def error_kinds(evaluation: Any) -> dict[str, dict[str, float]]:
