@@ -131,7 +131,7 @@ def _add_common(parser: argparse.ArgumentParser, chosen: Format) -> None:
     add("--categories", metavar="A,B,... | FILE", help="the classes in the order of their ids, or a file, one a line")
     add("--strict", action="store_true", help="write nothing, exit 1, if anything had to be left out")
     add("--skip-bad", action="store_true", help="leave out what cannot be read, and count it")
-    if "shard" in chosen.parameters:
+    if chosen.divisible:
         add("--jobs", type=_count, default=1, help="processes that read; for slow disks, masks and very many files")
         add("--shard", metavar="I/N", help="only the I-th of N parts, from 0; `merge` joins them")
     else:  # one list, read by one process

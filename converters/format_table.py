@@ -49,6 +49,11 @@ class Format:
         """Every parameter the reader has."""
         return frozenset(inspect.signature(self.read).parameters)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether it can be read in shards, and so by several processes; one list cannot."""
+        return "shard" in self.parameters
+
     def find_image_root(self, root: Path, images: Path | None) -> Path:
         """What the file names of the records are relative to."""
         return cast("Path", self.find(self.image_root)(root, images)) if self.image_root else images or root

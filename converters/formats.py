@@ -60,7 +60,7 @@ def convert(
         categories: the classes in the order of their ids; objects of other classes are dropped and counted.
             ``None``: the order of the source where it has one, else all that occur, alphabetically.
         options: options of the reader, by name.
-        jobs: processes that read.
+        jobs: processes that read; one list (a format that is not ``divisible``) is read by one.
         shard: ``(i, n)``: only the i-th of n parts; :func:`merge_coco` joins the results.
         log: takes what was dropped, repaired and decided.
         progress: told while images are read.
@@ -227,7 +227,7 @@ class _Run:
         self, selector: Any, shares: Mapping[str, float], jobs: int, progress: Progress
     ) -> Iterator[tuple[dict[str, Coco], ConversionLog]]:
         """Yield what each process found, by split; this one reads the first part while the others start."""
-        if jobs <= 1 or "shard" not in self.format.parameters or self.shard is not None:
+        if jobs <= 1 or not self.format.divisible or self.shard is not None:
             yield self.read_shard(selector, shares, self.shard, progress)
             return
         import multiprocessing  # noqa: PLC0415 (a run in one process does not wait for these)
@@ -250,7 +250,7 @@ class _Run:
         log = ConversionLog(self.skip_bad)
         given = {"split": selector, "images": self.images, "categories": self.categories, "shard": shard, "log": log}
         known = {name: value for name, value in given.items() if name in self.format.parameters}
-        if shard is not None and "shard" not in known:
+        if shard is not None and not self.format.divisible:
             raise DatasetError(f"{self.format.name} cannot be read in shards: it is one list. Convert it as a whole")
         records = _only(self.format.read(self.root, **known, **self.options), self.categories, log, progress)
         if len(shares) == 1:

@@ -28,7 +28,7 @@ from flows.commands import (
     store_app,
     sweep,
 )
-from flows.terminal import Overrides, Recipe, err, narrated, out, quiet_prefect, runs_table
+from flows.terminal import Overrides, Recipe, beside, err, narrated, out, quiet_prefect, runs_table
 
 app = typer.Typer(
     name="annotune",
@@ -170,8 +170,9 @@ def report(
         return
     from flows.runs import compare_runs
 
+    say = beside(page)
     compare_runs(what, page)
-    out.print(f"wrote {page}", soft_wrap=True)
+    say.print(f"wrote {page}", soft_wrap=True)
 
 
 @app.command()
@@ -237,10 +238,10 @@ def predict(
         found = write_pictures(found, pictures, root)
     if labelme:
         found = write_labelme(found, labelme, root)
-    kept = []
+    kept, say = [], beside(results, table)
     for prediction in found:
         kept.append(prediction)
-        out.print(f"{prediction.path}: {_found(prediction, min_score)}", markup=False, soft_wrap=True)
+        say.print(f"{prediction.path}: {_found(prediction, min_score)}", markup=False, soft_wrap=True)
     if table:
         write_csv(kept, table, root)
     if results and kept and kept[0].whole:
@@ -272,11 +273,10 @@ def export(
     """Write a checkpoint as ONNX, compared with PyTorch on your pictures; a file that does not agree is not kept."""
     from models.training.export import export_onnx, parse_size
 
-    agreement = export_onnx(
-        checkpoint, onnx, size=parse_size(size) if size else None, check=check or (), min_score=min_score
-    )
-    out.print(f"wrote {onnx}", soft_wrap=True)
-    out.print(str(agreement or "not compared with PyTorch: give pictures with --check"), markup=False, soft_wrap=True)
+    say, fixed = beside(onnx), parse_size(size) if size else None
+    agreement = export_onnx(checkpoint, onnx, size=fixed, check=check or (), min_score=min_score)
+    say.print(f"wrote {onnx}", soft_wrap=True)
+    say.print(str(agreement or "not compared with PyTorch: give pictures with --check"), markup=False, soft_wrap=True)
 
 
 @weights_app.command("fetch")

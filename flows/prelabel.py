@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from flows.finetune import say
 from flows.registry import Registry, RegistryError
+from models.files import write_bytes
 from models.training import Prediction, PredictOptions, predict
-from models.training.files import write_bytes
 from models.training.images import UnreadableImageError
 from models.training.predict import find_pictures
 from models.training.writers import write_labelme

@@ -14,19 +14,19 @@ second looks again: two runs at once are one after the other. Knows nothing of P
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import fsspec
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict
+
+from models.files import sha256_of, whole_file
 
 MODEL, MANIFEST = "model.pt", "manifest.json"
 
@@ -122,10 +122,9 @@ class Registry:
             local = folder / version.sha256 / MODEL
             if not local.exists():
                 local.parent.mkdir(parents=True, exist_ok=True)
-                part = local.with_name(f".{MODEL}.{os.getpid()}.part")
-                self.fs.get_file(source, str(part))
-                part.replace(local)
-        if not local.is_file() or _sha256(local) != version.sha256:
+                with whole_file(local) as part:
+                    self.fs.get_file(source, str(part))
+        if not local.is_file() or sha256_of(local) != version.sha256:
             raise RegistryError(f"{local}: gone or altered since it was promoted; roll back to another version")
         return local
 
@@ -148,7 +147,7 @@ class Registry:
             self._refuse_change(history, entry)
             return entry.model_copy(update={"champion": kept.number})
 
-        whole = version.model_copy(update={"sha256": _sha256(model), "size": model.stat().st_size})
+        whole = version.model_copy(update={"sha256": sha256_of(model), "size": model.stat().st_size})
         with self._alone():
             self._refuse_change(self.history(), entry)
             kept = self._add(whole, {MODEL: model, **files})
@@ -248,15 +247,14 @@ class Registry:
         """Create a file whole, in one step; False where there is one."""
         if not isinstance(self.fs, LocalFileSystem):
             return _created(lambda: self.fs.pipe_file(path, content, mode="create"))
-        return _created_here(Path(path), lambda file: file.write(content))
+        return _created_here(Path(path), lambda part: part.write_bytes(content))
 
     def _put(self, path: str, source: Path) -> bool:
         """The same with the content of a file here. What a killed run left of an unfinished version is replaced."""
         if not isinstance(self.fs, LocalFileSystem):
             return _created(lambda: self.fs.put_file(str(source), path, mode="create"))
         Path(path).unlink(missing_ok=True)
-        with source.open("rb") as content:
-            return _created_here(Path(path), lambda file: shutil.copyfileobj(content, file))
+        return _created_here(Path(path), lambda part: shutil.copyfile(source, part))
 
 
 def _created(create: Callable[[], object]) -> bool:
@@ -267,20 +265,11 @@ def _created(create: Callable[[], object]) -> bool:
     return True
 
 
-def _created_here(path: Path, fill: Callable[[BinaryIO], object]) -> bool:
+def _created_here(path: Path, fill: Callable[[Path], object]) -> bool:
     """Fill a file beside ``path`` and rename it, unless there is one; the registry's lock is held."""
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with whole_file(path) as part:
+        fill(part)
     return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

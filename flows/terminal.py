@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,15 @@ def runs_table(figures: Sequence[str], last: str) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column(last, overflow="fold")
     return table
+
+
+def beside(*written: Path | None) -> Console:
+    """Where to talk about files that a command writes: on stderr where one of them is what stdout goes to."""
+    with suppress(OSError):  # stdout may be closed, or no file of the system at all
+        own = os.fstat(1)
+        if any(path is not None and path.exists() and os.path.samestat(path.stat(), own) for path in written):
+            return err
+    return out
 
 
 def quiet_prefect() -> None:

@@ -6,7 +6,6 @@ with ``weights_only=True`` now and after the next torch release.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.errors import WeightsError
+from models.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], meta: CheckpointMet
         },
         **extra,
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with whole_file(path) as part, part.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except RuntimeError as error:
         raise _disk_error(error) or error from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

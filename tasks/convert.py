@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from converters.coco import Coco, write_coco
 from converters.crops import crop_boxes
 from converters.fingerprint import Fingerprint
-from converters.formats import Conversion
+from converters.formats import Conversion, find_format
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
 from converters.summary import printable
@@ -34,6 +35,7 @@ class Images(BaseModel):
 
 
 WHOLE = Shards()
+told = logging.getLogger("annotune")
 
 
 @product("converters.formats")
@@ -68,6 +70,8 @@ def convert(folder: Path, source: SourceOptions, seen: Fingerprint, shards: Shar
 
 
 def _at_once(source: SourceOptions, log: ConversionLog) -> Conversion:
+    if source.jobs > 1 and not find_format(source.format).divisible:
+        told.info("source.jobs %d: %s is one list, which one process reads", source.jobs, source.format)
     return convert_source(
         source.format,
         source.root,

@@ -21,6 +21,8 @@ import orjson
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from models.files import sha256_of, write_bytes
+
 MANIFEST = "manifest.json"
 
 
@@ -128,12 +130,6 @@ def digest_of(folder: Path) -> str | None:
     return _digest(manifest) if whole else None
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _unchanged(path: Path, entry: Mapping[str, Any]) -> bool:
     stat = path.stat()
     if stat.st_size != entry["size"]:
@@ -157,10 +153,5 @@ def _write_manifest(folder: Path) -> str:
             stat = path.stat()
             name = path.relative_to(folder).as_posix()
             files[name] = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(path)}
-    content = orjson.dumps({"files": files}, option=orjson.OPT_INDENT_2)
-    with (folder / f".{MANIFEST}").open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    (folder / f".{MANIFEST}").replace(folder / MANIFEST)
+    write_bytes(folder / MANIFEST, orjson.dumps({"files": files}, option=orjson.OPT_INDENT_2))
     return _digest(files)

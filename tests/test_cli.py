@@ -1,5 +1,6 @@
 """What a person meets at the command line: help that suffices, one message for what is wrong, no traceback."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -80,6 +81,17 @@ def test_convert_prints_what_it_found(annotune: Command, recipe: Path) -> None:
 
     assert result.returncode == 0
     assert "train 24 images 85 instances, val 8 images 29 instances" in result.stdout
+
+
+def test_processes_that_a_list_cannot_use_are_not_ignored_in_silence(annotune: Command, tmp_path: Path) -> None:
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 9, "height": 9} for number in range(20)]
+    listed = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "all.json").write_text(json.dumps(listed))
+    (tmp_path / "my.yaml").write_text("source: {format: coco, root: all.json, jobs: 4}")
+
+    result = annotune("convert", tmp_path / "my.yaml")
+
+    assert "source.jobs 4: coco is one list, which one process reads" in result.stdout
 
 
 def test_config_prints_values_with_their_origins(annotune: Command, recipe: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -94,3 +95,14 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_written(
     assert "b.png: not a readable picture" in capfd.readouterr().err
     assert {row["file_name"] for row in json.loads((place / "found.json").read_text())} == {"one/a.png", "two/a.png"}
     assert sorted(path.name for path in (place / "labels").rglob("*.json")) == ["a.json", "a.json"]
+
+
+def test_what_goes_to_stdout_stands_there_alone(place: Path) -> None:
+    initial(place / "model.pt", "ssdlite320_mobilenet_v3_large")
+    code = "from flows.cli import main; main()"
+    words = ["predict", "model.pt", "photos", "--json", "/dev/stdout", "--min-score", "0"]
+
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, check=True)
+
+    assert {row["file_name"] for row in json.loads(done.stdout)} <= {"one/a.png", "two/a.png", "b.png"}
+    assert done.stderr.count(b"a.png: ") == 2

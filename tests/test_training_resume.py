@@ -13,7 +13,7 @@ from helpers_training import assert_same_weights, draw_set, initial, run_until_k
 from models.checkpoint import load_checkpoint
 from models.errors import TrainingStopped
 from models.training import DetectionData, TrainOptions, TrainSummary, finetune
-from models.training.folder import newest_checkpoint
+from models.training.folder import claim, newest_checkpoint
 from models.training.journal import read_lines
 from models.training.process import StopSignal
 
@@ -127,3 +127,11 @@ def test_where_steps_take_long_checkpoints_go_by_the_clock(
     path, _ = newest_checkpoint(tmp_path)
     assert path is not None
     assert load_checkpoint(path)[0]["run"]["step"] == 2
+
+
+def test_what_a_killed_write_left_is_not_kept_with_the_run(tmp_path: Path) -> None:
+    (tmp_path / ".last.pt.4711.part").write_bytes(b"half")
+
+    claim(tmp_path, {"options": {}}, TrainOptions())
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "environment.json"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from models.files import write_bytes
 from models.report import dataset, findings, loading, pictures, results, training
 from models.report.inputs import ReportError, ReportInputs, Run, load_run, presentable
 from models.report.matching import Matched, Operation, match_images, operation
@@ -38,9 +38,8 @@ def render(inputs: ReportInputs, path: Path) -> None:
     cut = operation(matched)
     score = cut.scores[cut.best] if cut and cut.useful else DEFAULT_SCORE
     page = _environment().get_template("report.html.j2")
-    _write(
-        path, page.render(**_results(run), **_data(run), **_pictures(run, matched, score), **_cut(cut), **_setup(run))
-    )
+    html = page.render(**_results(run), **_data(run), **_pictures(run, matched, score), **_cut(cut), **_setup(run))
+    write_bytes(path, html.encode())
 
 
 def compare(runs: Sequence[ReportInputs], path: Path) -> None:
@@ -62,7 +61,8 @@ def compare(runs: Sequence[ReportInputs], path: Path) -> None:
     page = _environment().get_template("compare.html.j2")
     charts, classifies = training.comparison(loaded), any(results.classifies(run.metrics) for run in loaded)
     title = "Comparison of " + ", ".join(run.inputs.title for run in loaded)
-    _write(path, page.render(title=title, columns=columns, rows=rows, charts=charts, classifies=classifies))
+    html = page.render(title=title, columns=columns, rows=rows, charts=charts, classifies=classifies)
+    write_bytes(path, html.encode())
 
 
 def _column(run: Run, first: Run) -> dict[str, Any]:
@@ -258,13 +258,3 @@ def _some(names: Sequence[str], most: int = 12) -> str:
     """A list in words, cut short."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace ``path`` whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from models.errors import DetectorError, OutOfMemory, TrainingError, TrainingStopped, WeightsError
-from models.training.files import write_json
+from models.files import write_json
 from models.training.journal import Line
 from models.training.loop import finetune
 from models.training.options import DetectionData, TrainOptions

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import TrainingError
+from models.files import write_json
 from models.training import accuracy
 from models.training.anchors import anchor_recall
 from models.training.assemble import Assembled, assemble, pick_device, placed
 from models.training.coco import CocoTable, load_coco, read_coco
 from models.training.dataset import PlainImages
 from models.training.detect import detect
-from models.training.files import write_json
 from models.training.given import read_results
 from models.training.images import UnreadableImageError
 from models.training.mistakes import confusion, error_kinds, image_mistakes

@@ -8,7 +8,6 @@ detectors, whose branches depend on the data (torch 2.15: "Could not guard on da
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ExportError
+from models.files import whole_file
 from models.training.assemble import Assembled, assemble
 from models.training.dataset import at_working_size
 from models.training.images import read_image
@@ -103,15 +103,11 @@ def export_onnx(
     working = _working_size(assembled, size)
     pictures = [at_working_size(read_image(one), working, 0).image for one in check]
     model = OneImage(assembled).eval()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         _write(model, working, assembled, part)
         agreement = compare(model, part, pictures, min_score) if pictures else None
         if agreement is not None:
             _insist(agreement, checkpoint, min_score)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return agreement
 
 

@@ -17,7 +17,7 @@ import torch
 
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import WeightsError
-from models.training.files import digest_of, write_readable_json
+from models.files import UNFINISHED, sha256_of, write_readable_json
 from models.training.options import DetectionData, TrainOptions
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -56,9 +56,9 @@ def run_inputs(
 ) -> dict[str, Any]:
     """What decides the weights of a run, by content: two runs with equal inputs are one run."""
     return {
-        "init": digest_of(init),
-        "train": digest_of(train.coco),
-        "val": digest_of(val.coco) if val else None,
+        "init": sha256_of(init),
+        "train": sha256_of(train.coco),
+        "val": sha256_of(val.coco) if val else None,
         "processes": world,
         "options": options.binding(),
     }
@@ -71,6 +71,8 @@ def claim(folder: Path, inputs: dict[str, Any], options: TrainOptions) -> None:
         ValueError: the folder holds another run; names the first difference.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(UNFINISHED):
+        leftover.unlink()
     path = folder / "config.json"
     if path.exists():
         before = orjson.loads(path.read_bytes())["inputs"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from models.training.files import write_bytes
+from models.files import write_bytes
 
 Line = dict[str, Any]
 

@@ -18,8 +18,8 @@ import orjson
 import torch
 
 from models.errors import OutOfMemory, TrainingCrash
+from models.files import write_json
 from models.training.child import GRACE, USER_ERRORS
-from models.training.files import write_json
 from models.training.folder import TrainSummary, claim, read_summary, run_inputs
 from models.training.journal import Line
 from models.training.machines import Place, leader, meeting_folder

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from models.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from models.errors import OutOfMemory, TrainingError
+from models.files import write_json
 from models.training.anchors import anchor_recall
 from models.training.assemble import Assembled, assemble, placed
 from models.training.coco import load_coco
@@ -26,7 +27,6 @@ from models.training.compiling import compile_backbone
 from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
 from models.training.detect import loading_processes
 from models.training.evaluation import table_of
-from models.training.files import write_json
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
 from models.training.journal import Journal
 from models.training.mixing import Mixing

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import orjson
 
-from models.training.files import write_json
+from models.files import write_json
 from models.training.journal import Line
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from models.files import whole_file, write_bytes, write_json, write_readable_json
 from models.outlines import outlines
 from models.pictures import as_rgb
 from models.training.detect import run_lengths
-from models.training.files import write_bytes, write_json, write_readable_json
 from models.training.predict import Prediction
 from models.training.randomness import mix
 
@@ -33,7 +33,8 @@ def write_pictures(predictions: Iterable[Prediction], folder: Path, root: Path |
     """
     for prediction in predictions:
         path = _place(prediction.path, folder, root, ".jpg")
-        drawn(prediction).save(path, quality=92)
+        with whole_file(path) as part:
+            drawn(prediction).save(part, "JPEG", quality=92)
         yield prediction
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from models.files import sha256_of
 from models.weights.fetch_buckets import download_object
 from models.weights.fetch_errors import FetchError, NetworkError, NotThereError
 from models.weights.fetch_http import Patience, Progress, download, forget, room_for
 from models.weights.fetch_sources import Source, hub_endpoint, resolve
-from models.weights.fetch_store import Store, sha256_of
+from models.weights.fetch_store import Store
 from models.weights.impostors import what_it_is_instead
 
 __all__ = ["FetchError", "Fetched", "NetworkError", "Patience", "Progress", "fetch"]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from models.files import sha256_of, write_bytes, write_json
 from models.weights.fetch_errors import FetchError
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,7 @@ class Store:
         with self.lock("weights"):
             lines = {**self._lines(), url: entry}
             text = "".join(f"{digest}  {size}  {url}\n" for url, (digest, size) in sorted(lines.items()))
-            temporary = self.parts / "weights.lock.new"
-            temporary.write_text(text)
-            temporary.replace(self.folder / "weights.lock")
+            write_bytes(self.folder / "weights.lock", text.encode())
 
     def _lines(self) -> dict[str, tuple[str, int]]:
         path = self.folder / "weights.lock"
@@ -103,12 +102,6 @@ class Store:
                 raise FetchError(f"{path}:{number}: not '<sha256>  <bytes>  <url>': {line!r}", "Remove that line")
             lines[found[3]] = (found[1], int(found[2]))
         return lines
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_word(url: str) -> str:
@@ -140,6 +133,4 @@ def _still(path: Path) -> bool:
 def _stamp(path: Path) -> None:
     status = path.stat()
     content = {"name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    temporary = path.with_name(f"{_STAMP}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path.with_name(_STAMP))
+    write_json(path.with_name(_STAMP), content)
