@@ -123,7 +123,8 @@ def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
     draw, masks = np.random.default_rng(0), []
     for number in range(60):
         mask = np.zeros((20, 400), np.uint8)
-        y, x, height, width = draw.integers((0, 0, 1, 1), (12, 300, 20, 100))
+        y, x, height, width = draw.integers((0, 0, 1, 1), (12, 300, 20, 100)) * (number % 4 > 0, 1, 1, 1)
+        height = 20 if number % 4 == 0 else height
         mask[y : y + height, x : x + width] = (
             draw.integers(0, 2 + number % 3, mask[y : y + height, x : x + width].shape) > 0
         )
@@ -161,6 +162,11 @@ def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
             "of size",
         ),
         ('[{"image_id": 1, "category_id": 1, "segmentation": {"size": [20, 400], "counts": "zz"}, "score": 1}]', "1:"),
+        (
+            '[{"image_id": 1, "category_id": 1, "segmentation": {"size": [20, 400], "counts": [3, 2]}, "score": 1}]',
+            "1:",
+        ),
+        ('[{"image_id": 1, "category": "dog", "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "no class 'dog'"),
         ('[{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 1, 1, 1e9, 4]], "score": 1}]', "detection 1"),
         ('[{"image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "detection 1"),
     ],

@@ -101,7 +101,7 @@ _CATEGORIES = _table(
 ) + _table(
     "split",
     ("category-single", "info", "", "there is only one category", "nothing, if that is the task"),
-    ("category-imbalance", "info", "", "one category is many times as frequent as another", "sample by repeat factor, or collect more of the rare one"),
+    ("category-imbalance", "info", "", "one category is many times as frequent as another", "let it come more often (train.balance in a recipe), or collect more of it"),
     ("category-not-in-train", "warning", "", "a category is in another split but not in train", "it cannot be learnt: split again, by class"),
     ("category-share", "info", "", "a category's share differs much between splits", "split again, by class"),
     ("categories-differ", "error", "", "splits give one name different ids, or do not have the same names", "use one category list for all splits, unused classes included"),

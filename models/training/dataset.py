@@ -15,6 +15,7 @@ from models.training.coco import CocoTable
 from models.training.images import UnreadableImageError, read_image
 from models.training.mixing import Mixing, Picture, mixup, mosaic
 from models.training.randomness import drawn_at
+from models.training.sampling import Address
 from models.training.transforms import Augment, Target, WorkingSize, resize, resized_target
 from models.zoo.masks import InstanceMasks
 
@@ -92,7 +93,7 @@ def collate(loaded: Sequence[Loaded]) -> Batch:
 
 
 class TrainingImages(Dataset[Loaded]):
-    """The training images, addressed by ``(epoch, index)``: the same address always gives the same picture."""
+    """The training images by epoch and index, perhaps copy: the same address always gives the same picture."""
 
     def __init__(
         self,
@@ -119,13 +120,13 @@ class TrainingImages(Dataset[Loaded]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, address: tuple[int, int]) -> Loaded:
+    def __getitem__(self, address: Address) -> Loaded:
         """Load an image; where it cannot be read, the next one that can takes its place and the loss is counted."""
-        epoch, wanted = address
+        epoch, wanted, *_ = address
         unreadable: list[int] = []
         index, picture = self._read(wanted, unreadable)
         width, height = self.table.sizes[index].tolist()
-        with drawn_at(self.seed, "image", epoch, wanted) as draw:
+        with drawn_at(self.seed, "image", *address) as draw:
             for_mosaic, for_mixup = self.mixing.partners(epoch, draw)
             others = [self._read(draw.randrange(len(self)), unreadable)[1] for _ in range(for_mosaic + for_mixup)]
             if for_mosaic:

@@ -96,6 +96,13 @@ class TrainOptions(BaseModel):
         default=-3, description="Epochs with mosaic and mixup; negative: all but so many at the end of the run."
     )
     skip_empty: bool = Field(default=False, description="Leave out images without objects.")
+    balance: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the images below which a class is rare, and images with it come more often: by the root "
+        "of this over its own share (LVIS's repeat factors). 0: every image once an epoch.",
+    )
     max_unreadable: float = Field(
         default=0.01, ge=0, le=1, description="Share of unreadable images that fails the run."
     )

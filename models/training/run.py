@@ -35,7 +35,7 @@ from models.training.options import DetectionData, TrainOptions
 from models.training.precision import bfloat16
 from models.training.process import Process, StopSignal, begin_loading
 from models.training.requirements import require_batch, require_fitting, require_metric, require_objects
-from models.training.sampling import StepSampler, aspect_groups
+from models.training.sampling import StepSampler, images_per_epoch, repeat_factors, step_groups
 from models.training.scores import complete_truth
 from models.training.transforms import Augment
 from models.weights.freeze import apply_freeze
@@ -101,19 +101,15 @@ class Run:
     def sampler(self) -> StepSampler:
         """This process's images for the steps still to come."""
         return StepSampler(
-            self.groups(),
+            step_groups(self.images.table),
             self.options.batch_size * self.options.accumulate,
             seed=self.options.seed,
             start=self.step,
             stop=self.plan.steps,
             rank=self.process.rank,
             world=self.process.world,
+            factors=repeat_factors(self.images.table, self.options.balance),
         )
-
-    def groups(self) -> torch.Tensor:
-        """Which images make a step together: those that pad each other little; a classifier's are all of one size."""
-        table = self.images.table
-        return torch.zeros(len(table)) if table.cut else aspect_groups(torch.from_numpy(table.sizes))
 
     def evaluation_due(self) -> bool:
         """At the end of every ``eval_every`` epochs and of the run, once."""
@@ -206,7 +202,10 @@ def prepare(
     require_batch(options, assembled)
     validation = PlainImages(table_of(val, assembled), val.images, assembled.size) if val else None
     per_step = options.batch_size * options.accumulate * process.world
-    plan = make_plan(options, detector, math.ceil(len(table) / per_step), process.world)
+    an_epoch = images_per_epoch(table, repeat_factors(table, options.balance))
+    plan = make_plan(options, detector, math.ceil(an_epoch / per_step), process.world)
+    if options.balance:
+        plan.derivations["balance"] = f"{options.balance:g}: {an_epoch} images an epoch, of {len(table)}"
     plan.derivations["freeze"] = frozen.summary()
     half, plan.derivations["amp"] = bfloat16(options, process.device, detector)
     augment = Augment(options.augmentations(detector), assembled.size)
