@@ -126,7 +126,8 @@ def _add_common(parser: argparse.ArgumentParser, chosen: Format) -> None:
     add(
         "--split", action="append", metavar="NAME[=WHAT]",
         help="what to convert; repeatable. NAME alone is an image set, a list file or a folder of the dataset; "
-        "NAME=WHAT gives it another name; NAME=0.8 is a share, chosen by a stable hash of the file names",
+        "NAME=WHAT gives it another name, several of one name are joined; NAME=0.8 is a share, chosen by a stable hash "
+        "of the file names",
     )  # fmt: skip
     add("--categories", metavar="A,B,... | FILE", help="the classes in the order of their ids, or a file, one a line")
     add("--strict", action="store_true", help="write nothing, exit 1, if anything had to be left out")
@@ -201,16 +202,18 @@ def _check_nothing_lost(result: Conversion) -> None:
         _fail(f"--strict: {lost} objects or files had to be left out, so nothing was written", 1)
 
 
-def _splits(given: list[str] | None) -> dict[str, str | float] | None:
+def _splits(given: list[str] | None) -> dict[str, Any] | None:
+    """By name what was given; a name with several selectors has them all."""
     if not given:
         return None
-    splits: dict[str, str | float] = {}
+    splits: dict[str, list[str | float]] = {}
     for text in given:
         name, equals, what = text.partition("=")
-        splits[name if equals else Path(text).stem] = _number_or_text(what) if equals else text
-    if len(splits) < len(given):
-        raise DatasetError(f"two splits have one name in {', '.join(given)}: write NAME=WHAT")
-    return splits
+        splits.setdefault(name if equals else Path(text).stem, []).append(_number_or_text(what) if equals else text)
+    for own in splits.values():
+        if len(own) > 1 and any(isinstance(what, float) for what in own):
+            raise DatasetError(f"two splits have one name in {', '.join(given)}, and shares cannot be joined")
+    return {name: own if len(own) > 1 else own[0] for name, own in splits.items()}
 
 
 def _number_or_text(text: str) -> str | float:

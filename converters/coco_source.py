@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -52,8 +53,9 @@ def coco_categories(root: Path) -> list[dict[str, Any]]:
     """Categories of the COCO files under ``root`` in their order, without the ids."""
     found: dict[str, dict[str, Any]] = {}
     for path in find_coco(root, None):
-        for category in _Source(path, ConversionLog()).categories():
-            found.setdefault(category["name"], {key: value for key, value in category.items() if key != "id"})
+        with suppress(DatasetError):  # other JSON lies beside, such as labelme's; what is to be read tells by itself
+            for category in _Source(path, ConversionLog()).categories():
+                found.setdefault(category["name"], {key: value for key, value in category.items() if key != "id"})
     return list(found.values())
 
 

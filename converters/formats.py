@@ -18,7 +18,7 @@ from converters.collection import paused_collection
 from converters.errors import CategoriesError, DatasetError, did_you_mean
 from converters.format_table import FORMATS, Categories, Format, find_format, read_options
 from converters.records import ConversionLog, ImageRecord, other_class
-from converters.splits import check_shares, split_of
+from converters.splits import Splits, check_shares, selectors, split_of
 
 __all__ = ["FORMATS", "Conversion", "Format", "Progress", "convert", "find_format", "join_shards"]
 
@@ -39,7 +39,7 @@ class Conversion:
 def convert(
     format: str,  # noqa: A002 (the word the user knows it by)
     root: Path,
-    splits: Mapping[str, str | float] | None = None,
+    splits: Splits | None = None,
     *,
     images: Path | None = None,
     categories: Sequence[str] | None = None,
@@ -54,8 +54,8 @@ def convert(
     Args:
         format: a key of :data:`FORMATS`.
         root: the dataset, as its reader takes it.
-        splits: for each split what belongs to it: a selector of the format (an image set, a list file, a folder), or a
-            share from 0 to 1 chosen by a stable hash of the file name. ``None``: one split named "all".
+        splits: for each split what belongs to it: a selector of the format (an image set, a list file, a folder) or
+            several, or a share from 0 to 1 chosen by a stable hash of the file name. ``None``: one split named "all".
         images: the image root, where the format does not tell.
         categories: the classes in the order of their ids; objects of other classes are dropped and counted.
             ``None``: the order of the source where it has one, else all that occur, alphabetically.
@@ -77,7 +77,7 @@ def convert(
     splits = splits or {"all": 1.0}
     shares = _shares(splits)
     parts: dict[str, list[Coco]] = {name: [] for name in splits}
-    for name, selector in [("", None)] if shares else splits.items():
+    for name, selector in [("", None)] if shares else selectors(splits):
         tell = partial(_tell, progress, log.expected)
         for by_name, part_log in run.read(selector, shares or {name: 1.0}, jobs, tell):
             log.merge(part_log)
@@ -99,7 +99,7 @@ def join_shards(
     format: str,  # noqa: A002
     root: Path,
     shards: Iterable[Mapping[str, Coco]],
-    splits: Mapping[str, str | float] | None = None,
+    splits: Splits | None = None,
     *,
     images: Path | None = None,
     categories: Sequence[str] | None = None,
@@ -147,9 +147,9 @@ def _joined(
     return Conversion(datasets, chosen.find_image_root(root, images), log)
 
 
-def _shares(splits: Mapping[str, str | float]) -> dict[str, float]:
+def _shares(splits: Splits) -> dict[str, float]:
     """The shares, if that is what the splits are; empty for selectors."""
-    numbers = {name: float(share) for name, share in splits.items() if not isinstance(share, str)}
+    numbers = {name: float(share) for name, share in splits.items() if isinstance(share, float | int)}
     if numbers and len(numbers) < len(splits):
         raise DatasetError(f"the splits {dict(splits)} mix shares with selectors: use one or the other")
     if numbers:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from converters.errors import DatasetError
 from converters.pictures import IMAGE_SUFFIXES
 from converters.records import ImageRecord
+
+Splits: TypeAlias = Mapping[str, str | float | Sequence[str]]
+"""For each split a share, or what the source calls its images: an image set, a list file, a folder, or several."""
+
+
+def selectors(splits: Splits) -> Iterator[tuple[str, str]]:
+    """What is to be read for each split, one after the other, where they are no shares."""
+    for name, chosen in splits.items():
+        assert not isinstance(chosen, float | int)
+        yield from ((name, one) for one in ([chosen] if isinstance(chosen, str) else chosen))
 
 
 def split_by_hash(records: Iterable[ImageRecord], shares: Mapping[str, float]) -> dict[str, list[ImageRecord]]:

@@ -52,8 +52,8 @@ def _only_xml(folder: Path) -> bool:
 def find_xml(layout: VocLayout, split: str | None) -> tuple[list[str], list[str]]:
     """XML files of a split as sorted paths, and the entries of its list for which there is none.
 
-    ``split`` is the name of an image set (``train`` is ``ImageSets/Main/train.txt``), a list file, a subfolder, or
-    ``None`` for every ``*.xml``.
+    ``split`` is the name of an image set (``train`` is ``ImageSets/Main/train.txt``; in a folder of devkits
+    ``VOC2007/train`` is one of VOC2007's), a list file, a subfolder, or ``None`` for every ``*.xml``.
 
     Raises:
         DatasetError: there is no such split, or nothing in it.
@@ -66,7 +66,8 @@ def find_xml(layout: VocLayout, split: str | None) -> tuple[list[str], list[str]
     for folder in (layout.root / split, layout.annotations / split):
         if folder.is_dir():
             return _xml_under(folder), []
-    known = sorted(path.stem for path in layout.root.glob("ImageSets/Main/*.txt"))
+    sets = [*layout.root.glob("ImageSets/Main/*.txt"), *layout.root.glob("*/ImageSets/Main/*.txt")]
+    known = sorted(f"{path.parents[2].relative_to(layout.root) / path.stem}" for path in sets)
     raise DatasetError(
         f"{layout.root} has no split {split!r}: neither ImageSets/Main/{split}.txt nor a list file or folder of that "
         f"name" + (f". Its image sets are {', '.join(known[:20])}" if known else "")
@@ -81,7 +82,12 @@ def _xml_under(folder: Path) -> list[str]:
 
 
 def _list_file(layout: VocLayout, split: str) -> Path | None:
-    sets = [layout.root / "ImageSets" / kind / f"{split}.txt" for kind in _IMAGE_SETS]
+    devkit, _, name = split.replace("\\", "/").rpartition("/")
+    sets = [
+        path / "ImageSets" / kind / f"{known}.txt"
+        for path, known in ((layout.root, split), (layout.root / devkit, name))
+        for kind in _IMAGE_SETS
+    ]
     is_folder = (layout.root / split).is_dir()
     candidates = [*sets, layout.root / split, *([] if is_folder else [layout.root / f"{split}.txt"])]
     return next((path for path in candidates if path.is_file()), None)
@@ -91,11 +97,12 @@ def _listed_xml(layout: VocLayout, listed: Path) -> tuple[list[str], list[str]]:
     found: set[str] = set()
     missing: list[str] = []
     lines = read_list(listed)
-    resolve = _Resolver(layout, listed.parent)
+    own = _own_annotations(layout, listed)
+    resolve = _Resolver(layout, listed.parent, own)
     for line in lines:
         path = next((path for entry in list_entries(line) if (path := resolve(entry))), None)
         if path is None:
-            missing.append(list_entries(line)[-1])
+            missing.append((Path(os.path.relpath(own, layout.annotations)) / list_entries(line)[-1]).as_posix())
         else:
             found.add(path)
     if not lines:
@@ -103,12 +110,19 @@ def _listed_xml(layout: VocLayout, listed: Path) -> tuple[list[str], list[str]]:
     return sorted(found), missing
 
 
+def _own_annotations(layout: VocLayout, listed: Path) -> Path:
+    """Where the entries of a list lie: in the annotations of its own devkit, where it is an image set of one within."""
+    devkit = next((folder.parent for folder in listed.parents if folder.name == "ImageSets"), layout.root)
+    within = devkit.is_relative_to(layout.root) and (devkit / "Annotations").is_dir()
+    return devkit / "Annotations" if within else layout.annotations
+
+
 class _Resolver:
     """From an entry of a list to the XML file it means, which lies under the dataset's root."""
 
-    def __init__(self, layout: VocLayout, beside: Path) -> None:
-        self.folders = [str(layout.annotations), str(layout.root), str(beside)]
-        self.flat = {entry.name for entry in os.scandir(layout.annotations) if entry.is_file()}
+    def __init__(self, layout: VocLayout, beside: Path, own: Path) -> None:
+        self.folders = [str(own), str(layout.root), str(beside)]
+        self.flat = {entry.name for entry in os.scandir(own) if entry.is_file()}
 
     def __call__(self, entry: str) -> str | None:
         entry = posixpath.normpath(entry.replace("\\", "/"))

@@ -17,6 +17,7 @@ from converters.fingerprint import Fingerprint
 from converters.formats import Conversion, join_shards
 from converters.formats import convert as convert_source
 from converters.records import ConversionLog
+from converters.splits import Splits, selectors
 from tasks.source import SourceOptions
 from tasks.stage import product
 from tasks.store import Product
@@ -104,13 +105,13 @@ def joined(source: SourceOptions, shards: Shards, log: ConversionLog) -> Convers
     )
 
 
-def _passes(source: SourceOptions) -> Iterator[Mapping[str, float | str]]:
+def _passes(source: SourceOptions) -> Iterator[Splits]:
     """What is read at once: all shares together, but every list or folder by itself, as in one run."""
     splits = source.splits or {"all": 1.0}
-    if all(isinstance(what, str) for what in splits.values()):
-        yield from ({name: what} for name, what in splits.items())
-    else:
+    if any(isinstance(what, float) for what in splits.values()):
         yield splits
+    else:
+        yield from ({name: what} for name, what in selectors(splits))
 
 
 def _packed(log: ConversionLog) -> dict[str, Any]:

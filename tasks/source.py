@@ -35,10 +35,10 @@ class SourceOptions(BaseModel):
     )
     root: Path = Field(description="Folder of the dataset")
     images: Path | None = Field(None, description="Folder of the images, where the format does not say")
-    splits: dict[str, float | str] = Field(
+    splits: dict[str, float | str | tuple[str, ...]] = Field(
         {"train": 0.8, "val": 0.2},
-        description="Per split what belongs to it: a list file, a folder or a name as the format has it, or a share "
-        "between 0 and 1 that is chosen by a stable hash of the file name",
+        description="Per split what belongs to it: a list file, a folder or a name as the format has it, a list of "
+        "these, or a share between 0 and 1 that is chosen by a stable hash of the file name",
     )
     categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
     options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
@@ -64,7 +64,7 @@ class SourceOptions(BaseModel):
 
     @field_validator("splits")
     @classmethod
-    def _are_names_of_files(cls, splits: dict[str, float | str]) -> dict[str, float | str]:
+    def _are_names_of_files(cls, splits: dict[str, Any]) -> dict[str, Any]:
         for name in splits:
             if not re.fullmatch(r"\w[\w.-]*", name) or name in TAKEN:
                 raise ValueError(f"a split cannot be called {name!r}: it names a file. Write letters, digits, - and _")

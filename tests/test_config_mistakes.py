@@ -41,7 +41,7 @@ def mistakes(folder: Path, text: str = GOOD, *overrides: str) -> list[str]:
             "source.categories=[a,1]",
             "source.categories.1: should be text (in quotes where it looks like a number), not 1",
         ),
-        ("source.splits.train=[a.txt]", "source.splits.train: should be a number or text (in quotes where"),
+        ("source.splits.train={a: b}", "source.splits.train: should be a number or text (in quotes where"),
         ("source.splits={train: 0.5, val: 0.3, ../x: 0.2}", "source.splits: a split cannot be called '../x'"),
         ("source.splits={train: 0.5, val: 0.3, manifest: 0.2}", "source.splits: a split cannot be called 'manifest'"),
         ("source.root=", "source.root: should be a path, not None"),
