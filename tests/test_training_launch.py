@@ -57,7 +57,11 @@ def cmdline(pid: int) -> str:
         return ""
 
 
-def test_a_killed_child_is_a_crash_and_calling_again_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_killed_child_is_a_crash_and_calling_again_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.py").write_text("raise SystemExit('whoever trains has a models.py of his own here')")
     init, train, val = (
         initial(tmp_path / "init.pt"),
         draw_set(tmp_path / "train"),

@@ -26,6 +26,8 @@ from models.training.machines import Place, leader, meeting_folder
 from models.training.options import DetectionData, TrainOptions
 
 ENVIRONMENT = {
+    # Else the folder that a person happens to be in comes before our packages, and a models.py of their own is found.
+    "PYTHONSAFEPATH": "1",
     # Threads that wait by spinning starve each other on a shared machine: a step took 2 to 6 times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
     # glibc gives every block of more than 32 MB back to the system, to have its pages cleared and mapped anew in the
