@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from models.report import ReportInputs, render
+from models.report.inputs import presentable
 from tasks.convert import Images
 from tasks.evaluate import last_metrics
 from tasks.stage import product
@@ -23,6 +24,10 @@ class ReportOptions(BaseModel):
     config: str  # the resolved configuration, as YAML
     split: str = "val.json"  # the split that was evaluated
     baseline: str = "the baseline"  # what to call the run that is compared with, as in "more than the baseline"
+
+    def binding(self) -> dict[str, str]:
+        """What the page shows of it: of absolute paths that is their last part, so the data may lie elsewhere."""
+        return {**self.model_dump(), "config": presentable(self.config)}
 
 
 @product("models.report")
