@@ -128,7 +128,7 @@ def test_depth_and_number_of_pictures_in_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_without_annotations_a_picture_is_read_as_it_is_shown(tmp_path: Path, suffix: str, orientation: int) -> None:
+def test_a_picture_is_read_as_it_is_shown_to_whoever_draws_boxes(tmp_path: Path, suffix: str, orientation: int) -> None:
     path, exif = tmp_path / f"a.{suffix}", Image.Exif()
     exif[0x0112] = orientation
     corner = Image.new("RGB", (48, 32), (20, 20, 20))
@@ -141,6 +141,8 @@ def test_without_annotations_a_picture_is_read_as_it_is_shown(tmp_path: Path, su
 
     assert found.shape == shown.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
     assert abs(found - shown).max() <= 3
+    annotated = read_image(path, (shown.shape[1], shown.shape[0])).permute(1, 2, 0).numpy()
+    assert np.array_equal(annotated, found)  # also where the size is that of the stored pixels: 2, 3 and 4
 
 
 def test_the_annotated_size_decides_about_the_rotation(tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_the_annotated_size_decides_about_the_rotation(tmp_path: Path) -> None:
 
     assert read_image(path, (6, 4)).shape == (3, 4, 6)
     assert read_image(path, (4, 6)).shape == (3, 6, 4)
-    with pytest.raises(UnreadableImageError, match=r"a\.jpg: is 6x4 pixels, annotated as 9x9"):
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: is 4x6 pixels, annotated as 9x9"):
         read_image(path, (9, 9))
 
 

@@ -132,7 +132,9 @@ def _check_size(draft: Draft, row: int, look: Look, ends: Mapping[int, tuple[flo
 
 def _check_file(draft: Draft, row: int, path: Path | None, look: Look) -> None:
     if look.orientation != 1:
-        draft.hit("image-exif", row, value=f"orientation {look.orientation}")
+        tells_nothing = "; its size is the same either way, so training takes the boxes as drawn on what is shown"
+        message = f"the file is shown turned{tells_nothing if look.orientation < 5 else ''}"
+        draft.hit("image-exif", row, message, f"EXIF orientation {look.orientation}")
     known = EXTENSIONS.get(look.format)
     if path is not None and known and path.suffix.lower() not in known:
         draft.hit("image-extension", row, f"a {look.format} file called {path.suffix or 'without extension'}")

@@ -31,8 +31,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode a picture to ``(3, H, W)`` uint8 RGB.
 
     JPEG and PNG go through torchvision's decoders, what those refuse through Pillow; of several in a file
-    the first is taken. The EXIF rotation is applied where nothing is annotated yet, and where the annotated size asks
-    for it: annotation programs differ in this, and the size says which one was used.
+    the first is taken. The picture is as its EXIF orientation shows it, which is how labelme, CVAT, Label Studio and
+    LabelImg of today show it to whoever draws; as it is stored only where the annotated size says so.
 
     Args:
         path: the picture.
@@ -41,32 +41,41 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     Raises:
         UnreadableImageError: no such file, not a picture, damaged, or of another size.
     """
-    as_shown = size is None
+    image = _decoded(path, upright=True)
+    if size is not None and (image.shape[2], image.shape[1]) != size:
+        image = _as_stored(path, image, size)
+    return image
+
+
+def _decoded(path: Path, *, upright: bool) -> Tensor:
     try:
         # The operators behind torchvision.io, whose functions only add a warning that they will move to torchcodec.
         # A torchvision without them is an AttributeError here; then Pillow reads everything.
         content = torch.ops.image.read_file(str(path))
-        if as_shown and bytes(content[8:12].tolist()) == b"WEBP":
+        if upright and _is_webp_with_exif(bytes(content[:21].tolist())):
             raise RuntimeError("torchvision's decoder turns JPEG and PNG alone")
-        image: Tensor = torch.ops.image.decode_image(content, RGB, as_shown)
+        image: Tensor = torch.ops.image.decode_image(content, RGB, upright)
     except (RuntimeError, AttributeError):
-        image = _read_with_pillow(path, rotate=as_shown)
+        image = _read_with_pillow(path, upright=upright)
     if image.ndim == 4:  # an animation
         image = image[0]
     if image.dtype != torch.uint8:  # 16-bit PNG
         image = (image.to(torch.int32) >> 8).to(torch.uint8)
-    if size is not None and (image.shape[2], image.shape[1]) != size:
-        image = _rotated(path, image, size)
     return image
 
 
-def _read_with_pillow(path: Path, *, rotate: bool = False) -> Tensor:
+def _is_webp_with_exif(head: bytes) -> bool:
+    """By the flags of the extended file header, https://developers.google.com/speed/webp/docs/riff_container."""
+    return head[8:16] == b"WEBPVP8X" and bool(int.from_bytes(head[20:21]) & 0x08)
+
+
+def _read_with_pillow(path: Path, *, upright: bool) -> Tensor:
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > PIXELS:
                 raise UnreadableImageError(path, f"{picture.width}x{picture.height} pixels are too many to decode")
-            upright = ImageOps.exif_transpose(picture) if rotate else picture
-            pixels = np.array(as_rgb(upright))
+            turned = ImageOps.exif_transpose(picture) if upright else picture
+            pixels = np.array(as_rgb(turned))
     except FileNotFoundError:
         raise UnreadableImageError(path, "no such file") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -74,11 +83,11 @@ def _read_with_pillow(path: Path, *, rotate: bool = False) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _rotated(path: Path, image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The picture as its EXIF rotation shows it, if that has the annotated size."""
-    found = (image.shape[2], image.shape[1])
+def _as_stored(path: Path, shown: Tensor, size: tuple[int, int]) -> Tensor:
+    """The picture without its EXIF orientation, if that has the annotated size."""
+    found = (shown.shape[2], shown.shape[1])
     if found == size[::-1]:
-        turned = _read_with_pillow(path, rotate=True)
-        if (turned.shape[2], turned.shape[1]) == size:
-            return turned
+        stored = _decoded(path, upright=False)
+        if (stored.shape[2], stored.shape[1]) == size:
+            return stored
     raise UnreadableImageError(path, f"is {found[0]}x{found[1]} pixels, annotated as {size[0]}x{size[1]}")
