@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -28,11 +29,10 @@ from flows.commands import (
     store_app,
     sweep,
 )
-from flows.terminal import Overrides, Recipe, beside, err, narrated, out, quiet_prefect, runs_table
+from flows.terminal import Overrides, Recipe, Version, beside, err, narrated, out, quiet_prefect, runs_table
 
 app = typer.Typer(
     name="annotune",
-    help="From the annotations you have to a fine-tuned, evaluated detector.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -42,6 +42,11 @@ weights_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints: fetch
 app.add_typer(weights_app, name="weights")
 app.add_typer(champion_app, name="champion")
 app.add_typer(store_app, name="store")
+
+
+@app.callback()
+def annotune(version: Version = False) -> None:
+    """From the annotations you have to a fine-tuned, evaluated detector."""
 
 
 def main() -> None:
@@ -134,7 +139,8 @@ def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
                 break
     path = getattr(result, "path", None)
     if path is not None and (path / "summary.md").is_file():
-        out.print((path / "summary.md").read_text(), markup=False)
+        text = (path / "summary.md").read_text()
+        out.print(Markdown(text) if out.is_terminal else text, markup=False)
         for page in sorted(path.glob("*.html")):
             out.print(f"page  {page}", markup=False, soft_wrap=True)
 
@@ -157,7 +163,9 @@ _stage_command("evaluate", "Evaluate the best checkpoint on the test split, or o
 
 @app.command()
 def report(
-    what: Annotated[list[Path], typer.Argument(metavar="CONFIG.yaml | RUN RUN ...", help="A recipe, or run folders.")],
+    what: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG.yaml|RUN", help="A recipe, or two run folders or more.")
+    ],
     overrides: Overrides = None,
     page: Annotated[Path, typer.Option("--out", help="The page that compares runs.")] = Path("compare.html"),
 ) -> None:
@@ -357,3 +365,16 @@ def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -
 
 for around in (models, score, retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)
+PANELS = {
+    "A run": ("finetune", "config", "runs", "report", "sweep", "demo"),
+    "One stage, and what comes before it": ("convert", "check", "fetch", "adapt", "train", "evaluate"),
+    "A checkpoint": ("predict", "export", "score", "models", "weights"),
+    "New data": ("retrain", "prelabel", "champion"),
+    "Machines": ("serve", "deploy", "parameters", "join", "store"),
+}
+"""How `annotune --help` groups the commands."""
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
+for single in app.registered_commands:
+    single.rich_help_panel = PANEL_OF[str(single.name or getattr(single.callback, "__name__", ""))]
+for group in app.registered_groups:
+    group.rich_help_panel = PANEL_OF[str(group.name)]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,18 @@ Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe;
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--set", metavar="KEY=VALUE", help="Set a value, e.g. `-o train.epochs=3`. Repeatable."),
+]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"annotune {version('annotune')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True, show_default=False),
 ]
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -127,10 +127,11 @@ def _with_artifact(stage: Stage[P, T]) -> Callable[Concatenate[Path, P], T]:
         finally:
             HEARD_BY.reset(heard)
         if isinstance(result, Product):
-            summary = (result.path / "summary.md").read_text()
-            get_run_logger().info("%s: %s", stage.name, summary.split("\n", maxsplit=1)[0])
-            text = f"{summary}\nAll of it: `{result.path}`\n"
-            create_markdown_artifact(text, key=re.sub(r"[^a-z0-9]+", "-", f"annotune-{stage.name}"))
+            first, _, more = (result.path / "summary.md").read_text().partition("\n")
+            get_run_logger().info("%s: %s", stage.name, first)
+            text = f"{more.strip()}\n\nAll of it: `{result.path}`\n".lstrip()
+            key = re.sub(r"[^a-z0-9]+", "-", f"annotune-{stage.name}")
+            create_markdown_artifact(text, key=key, description=first)
         return result
 
     run.__name__ = stage.name

@@ -13,7 +13,7 @@ from converters.check.page import write_page
 from converters.coco import write_coco
 from converters.errors import DatasetError
 from tasks.convert import Images
-from tasks.stage import product
+from tasks.stage import as_text, product
 from tasks.store import Product
 
 
@@ -49,7 +49,7 @@ class CheckOptions(BaseModel):
         return self.model_dump(exclude={"jobs"})
 
 
-EXAMPLES = 10  # problems in the summary; the page has them all
+EXAMPLES = 3  # problems of each rule in the summary; the page has more
 # What is wrong with a detector's data and right with a classifier's, whose boxes are the pictures.
 WHOLE_PICTURES = dict.fromkeys(("bbox-whole-image", "bbox-aspect", "bbox-outlier", "bbox-below-stride"), "off")
 
@@ -101,15 +101,19 @@ def _errors(report: CheckReport) -> str:
 
 
 def _summary(report: CheckReport) -> str:
-    counts = {severity: count for severity, count in report.severities.items() if count}
-    found = ", ".join(
-        f"{count} {severity}{'s' * (count > 1 and severity != 'info')}" for severity, count in counts.items()
-    )
+    counts = report.severities
+    found = f"{counts['error']:,} errors, {counts['warning']:,} warnings, {counts['info']:,} info"
     repaired = sum(report.repaired.values())
-    first = (found or "nothing found") + (f"; {repaired} repaired" if repaired else "")
-    rows = [f"| {rule} | {count} | {report.repaired.get(rule, 0)} |" for rule, count in report.counts.items()]
-    table = ["", "| rule | found | repaired |", "|---|---:|---:|", *rows, ""] if rows else []
-    return "\n".join([first, *table, *(f"- {problem}" for problem in report.problems[:EXAMPLES])]) + "\n"
+    rules = report.to_json()["rules"]
+    first = (found if rules else "nothing found") + (f"; {repaired:,} repaired" if repaired else "")
+    rows = [
+        f"| {rule['severity']} | {name} | {rule['what']}: {rule['remedy']} | {rule['count']:,} | {rule['repaired']:,} |"
+        for name, rule in rules.items()
+    ]
+    table = ["", "| severity | rule | what, and what to do | found | repaired |", "|---|---|---|---:|---:|", *rows, ""]
+    by_rule = [[problem for problem in report.problems if problem.rule == rule][:EXAMPLES] for rule in rules]
+    examples = [f"- {as_text(str(problem))}" for problems in by_rule for problem in problems]
+    return "\n".join([first, *(table if rows else []), *examples]) + "\n"
 
 
 def classes_of(checked: Product) -> tuple[str, ...]:

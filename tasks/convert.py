@@ -21,7 +21,7 @@ from converters.records import ConversionLog
 from converters.summary import printable
 from tasks.shards import Shards, joined
 from tasks.source import CropOptions, SourceOptions
-from tasks.stage import product
+from tasks.stage import as_text, product
 from tasks.store import Product
 
 
@@ -118,7 +118,9 @@ def _summary(about: Mapping[str, Any]) -> str:
     first = ", ".join(f"{name} {s['images']:,} images {s['instances']:,} instances" for name, s in splits.items())
     names = list(next(iter(splits.values()))["classes"])
     lines = [first, "", "| class | " + " | ".join(splits) + " |", "|---|" + "---:|" * len(splits)]
-    lines += [f"| {name} | " + " | ".join(str(s["classes"][name]) for s in splits.values()) + " |" for name in names]
+    lines += [
+        f"| {as_text(name)} | " + " | ".join(str(s["classes"][name]) for s in splits.values()) + " |" for name in names
+    ]
     left_out = [*about["dropped"].items(), *about["notes"].items()]
     lines += ["", *(f"- {reason}: {count}" for reason, count in left_out)]
     lines += [f"- not readable: {error}" for error in about["bad_files"]]

@@ -12,7 +12,7 @@ from models.training.evaluation import evaluate as evaluate_checkpoint
 from models.training.folder import read_summary
 from models.training.options import DetectionData, EvaluateOptions
 from tasks.convert import Images
-from tasks.stage import product
+from tasks.stage import as_text, product
 from tasks.store import FileRef, Product
 
 LAST_METRICS = "last/metrics.json"  # what the last checkpoint reached, beside what the best did
@@ -75,7 +75,7 @@ def metrics_text(metrics: Mapping[str, Any], last: Mapping[str, Any] | None = No
     lines += [f"| class | {' | '.join(heads)} | truths |", f"|---{'|---:' * (len(heads) + 1)}|"]
     for number, row in enumerate(metrics["per_class"]):
         values = [_shown(version["per_class"][number][key]) for key in shown for version in versions.values()]
-        lines.append(f"| {row['name']} | {' | '.join(values)} | {row['truths']} |")
+        lines.append(f"| {as_text(row['name'])} | {' | '.join(values)} | {row['truths']} |")
     return "\n".join(lines) + "\n"
 
 

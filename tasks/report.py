@@ -11,7 +11,7 @@ from models.report import ReportInputs, render
 from models.report.inputs import presentable
 from tasks.convert import Images
 from tasks.evaluate import last_metrics
-from tasks.stage import product
+from tasks.stage import as_text, product
 from tasks.store import Product
 
 
@@ -59,8 +59,8 @@ def report(
         environment=_environment(trained.path / "environment.json"),
         config=options.config,
     )
-    render(inputs, folder / "report.html")
-    (folder / "summary.md").write_text("report.html\n")
+    result = render(inputs, folder / "report.html")
+    (folder / "summary.md").write_text(f"report.html\n\n{as_text(result)}\n")
 
 
 def _environment(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -41,6 +42,11 @@ class Stage(Generic[P, T]):
     def key(self, inputs: Mapping[str, Any]) -> str:
         """What the result depends on, given the call's arguments by name."""
         return content_key(self.name, self.code, inputs)
+
+
+def as_text(said: str) -> str:
+    """What comes from outside as text of a ``summary.md``: no markup, and no end of a table's cell."""
+    return re.sub(r"([\\`*|<]|\](?=\())", r"\\\1", " ".join(said.split()))
 
 
 def stage(code: str, *, cached: bool = True) -> Callable[[Callable[Concatenate[Path, P], T]], Stage[P, T]]:

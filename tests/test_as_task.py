@@ -169,6 +169,7 @@ def test_the_summary_is_an_artifact(tmp_path: Path) -> None:
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
 
-    text = next(a.data for a in artifacts if a.key == "annotune-convert")
-    assert text.startswith("one line\n\n| a | table |\n\nAll of it: `")
+    description, text = next((a.description, a.data) for a in artifacts if a.key == "annotune-convert")
+    assert description == "one line"
+    assert text.startswith("| a | table |\n\nAll of it: `")
     assert (Path(text.split("`")[1]) / "a.txt").is_file()

@@ -20,8 +20,8 @@ PICTURES = 4  # of the worst images, and as many typical ones
 DEFAULT_SCORE = 0.5  # to cut detections at, where the data do not say better
 
 
-def render(inputs: ReportInputs, path: Path) -> None:
-    """Write the page of one run.
+def render(inputs: ReportInputs, path: Path) -> str:
+    """Write the page of one run, and return the result in two sentences, as the page begins.
 
     The same inputs give the same bytes. The page loads nothing: pictures are embedded, and nothing in a label, a file
     name or a message is taken for markup. Absolute paths are shortened to their last part.
@@ -40,6 +40,7 @@ def render(inputs: ReportInputs, path: Path) -> None:
     page = _environment().get_template("report.html.j2")
     html = page.render(**_results(run), **_data(run), **_pictures(run, matched, score), **_cut(cut), **_setup(run))
     write_bytes(path, html.encode())
+    return _summary(run)
 
 
 def compare(runs: Sequence[ReportInputs], path: Path) -> None:

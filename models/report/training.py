@@ -140,7 +140,7 @@ def _facts(
         waiting = _median(steps, "data_wait") or 0.0
         facts.append(("Speed, median", f"{speed:.3g} images/s, {waiting:.0%} of the time waiting for them"))
     if peak := max((_number(step.get("gpu_memory")) or 0.0 for step in steps), default=0.0):
-        facts.append(("GPU memory, peak", f"{peak / 1e9:.1f} GB"))
+        facts.append(("GPU memory, peak", f"{peak / 2**30:.1f} GiB"))
     if device := start.get("device"):
         count = int(_number(start.get("processes")) or 1)
         named = {"cpu": "CPU", "cuda": "GPU"}.get(str(device), str(device))

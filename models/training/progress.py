@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from models.training.journal import Line
 
 SANE = 15.0  # seconds between plain lines about steps
+
+
+class _Bar(Progress):
+    """A progress bar with a line of its own below for the figures, so that a narrow terminal folds only those."""
+
+    said = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.said)
 
 
 class TrainingDisplay:
@@ -20,12 +31,12 @@ class TrainingDisplay:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.progress = Progress(
+        self.progress = _Bar(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -45,7 +56,7 @@ class TrainingDisplay:
         """Show one line of ``metrics.jsonl``."""
         if line["event"] != "step":
             for text in described(line):
-                self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
             return
         said = step_text(line)
         if not self.console.is_terminal:
@@ -55,8 +66,9 @@ class TrainingDisplay:
                 self.console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
         if self.task is None:
-            self.task = self.progress.add_task("", total=line["steps"], completed=line["step"], said=said)
-        self.progress.update(self.task, completed=line["step"], said=said)
+            self.task = self.progress.add_task("", total=line["steps"], completed=line["step"])
+        self.progress.said = said
+        self.progress.update(self.task, completed=line["step"])
 
 
 def step_text(line: Line) -> str:
@@ -70,7 +82,7 @@ def step_text(line: Line) -> str:
 
 
 TEXTS = {
-    "start": "{detector} on {device}: {images} images, {objects} objects",
+    "start": "{detector} on {device}: {images:,} images, {objects:,} objects",
     "resume": "continuing from {checkpoint} at step {step}",
     "fallback": "{problem}; going on from {resumed_from}",
     "out_of_memory": "out of memory at step {step}: {micro_batch} images per forward pass from here on",
