@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from models.files import write_json
 from models.training.journal import Line
 from models.training.loop import finetune
 from models.training.options import DetectionData, TrainOptions
-from models.training.process import StopSignal, die_with
+from models.training.process import die_with
 
 GRACE = 10.0  # seconds to checkpoint in, once the parent is gone
 # What a person can mend comes through as what it is; the nearest of these, most particular first.
@@ -40,9 +41,8 @@ def main(path: Path) -> int:
     """Run the job that the file describes; the exit status is 0 when it is done."""
     faulthandler.enable()
     job = orjson.loads(path.read_bytes())
-    stop = StopSignal()
     die_with(os.getppid())  # the launcher between us and the parent
-    threading.Thread(target=_watch_stdin, args=(stop,), daemon=True).start()
+    threading.Thread(target=_watch_stdin, daemon=True).start()
     try:
         finetune(
             Path(job["init"]),
@@ -51,7 +51,6 @@ def main(path: Path) -> int:
             TrainOptions.model_validate(job["options"]),
             Path(job["folder"]),
             echo=_tell,
-            stop=stop,
         )
     except Exception as error:
         kind = next((known.__name__ for known in USER_ERRORS if isinstance(error, known)), "crash")
@@ -70,11 +69,11 @@ def _tell(line: Line) -> None:
         pass
 
 
-def _watch_stdin(stop: StopSignal) -> None:
+def _watch_stdin() -> None:
     """Ask for a stop when the parent closes stdin by dying, and leave in any case soon after."""
     while os.read(0, 1):
         pass
-    stop.stop()
+    os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)
 

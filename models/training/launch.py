@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import torch
 
-from models.errors import OutOfMemory, TrainingCrash
+from models.errors import OutOfMemory, TrainingCrash, TrainingStopped
 from models.files import write_json
 from models.training.child import GRACE, USER_ERRORS
 from models.training.folder import TrainSummary, claim, read_summary, run_inputs
@@ -182,17 +182,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _failure(code: int, said: list[str], scratch: Path) -> Exception:
     """The error that the processes ended with: a user's error as itself, everything else as a crash."""
-    outcomes = [orjson.loads(path.read_bytes()) for path in sorted(scratch.glob("outcome-*.json"))]
-    known = {kind.__name__: kind for kind in USER_ERRORS}
-    order = [*known, "crash"]  # when one process leaves, the others fail too: the most particular error is the cause
-    for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome["kind"])):
-        if outcome["kind"] in known:
-            return known[outcome["kind"]](outcome["message"])
-        return TrainingCrash(f"the training process failed: {outcome['message']}\n{outcome['traceback']}")
+    paths = sorted(scratch.glob("outcome-*.json"), reverse=True)
+    outcomes = {outcome["kind"]: outcome for outcome in (orjson.loads(path.read_bytes()) for path in paths)}
+    # When one process leaves, the others fail, or are told to stop: the most particular error is the cause.
+    for kind in USER_ERRORS:
+        if kind is not TrainingStopped and kind.__name__ in outcomes:
+            return kind(outcomes[kind.__name__]["message"])
+    if crash := outcomes.get("crash"):
+        return TrainingCrash(f"the training process failed: {crash['message']}\n{crash['traceback']}")
     text = "\n".join(said)
-    signals = re.findall(r"exitcode\s*:\s*-(\d+)", text)
-    if signals:
+    if signals := re.findall(r"exitcode\s*:\s*-(\d+)", text):
         name = signal.Signals(int(signals[0])).name
         hint = ". Perhaps memory ran out: lower batch_size or workers" if name == "SIGKILL" else ""
         return TrainingCrash(f"the training process was ended by {name}{hint}")
+    if stopped := outcomes.get(TrainingStopped.__name__):
+        return TrainingStopped(stopped["message"])
     return TrainingCrash(f"the training process ended with status {code}:\n{text}")

@@ -23,7 +23,7 @@ from models.training.journal import Journal, Line
 from models.training.optimizer import rate_at, set_rate
 from models.training.options import DetectionData, TrainOptions
 from models.training.precision import trusted
-from models.training.process import Process, StoppedWaiting, StopSignal, join_processes, stop_on_sigterm
+from models.training.process import Interrupted, StopSignal, join_processes, stop_on_sigterm
 from models.training.randomness import seed_everything
 from models.training.run import (
     Clock,
@@ -80,34 +80,33 @@ def finetune(
         with trackers(options.track if process.main else (), folder, inputs, journal.tell) as track:
             journal.listeners.append(track)
             try:
-                return take_steps(prepare(init, train, val, options, folder, process, journal), asked)
+                return take_steps(prepare(init, train, val, options, folder, process, journal, asked))
             finally:
                 (folder / f".decoded-{process.rank}").unlink(missing_ok=True)  # what cache_mb kept
 
 
-def take_steps(run: Run, asked: StopSignal) -> TrainSummary:
+def take_steps(run: Run) -> TrainSummary:
     """The loop: from where the run stands to its end."""
     options, process = run.options, run.process
     batches = run.batches()
     while True:
         if run.evaluation_due():
-            evaluate_now(run, asked)
+            evaluate_now(run)
         if run.step == run.plan.steps or run.patience_spent():
             return finish(run)
-        if process.any(asked.asked):
-            stopped(run)
-        if run.unfreezing_due():
-            unfreeze(run)
-        try:
-            batch = run.next_of(batches, asked)
-        except StoppedWaiting:
-            stopped(run)
-        seed_everything(options.seed, "step", run.step, process.rank)
-        rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
-        set_rate(run.optimizer, rate)
-        losses = forward_backward(run, batch)
-        norm = clip(run)
-        if process.any(not all(map(math.isfinite, [*losses.values(), norm]))):
+        with undone_if_stopped(run):
+            if process.any(run.stop.asked):
+                raise Interrupted
+            if run.unfreezing_due():
+                unfreeze(run)
+            batch = run.next_of(batches)
+            seed_everything(options.seed, "step", run.step, process.rank)
+            rate = run.plan.rate * run.rate_factor * rate_at(run.step, run.plan, options)
+            set_rate(run.optimizer, rate)
+            losses = forward_backward(run, batch)
+            norm = clip(run)
+            spoiled = process.any(not all(map(math.isfinite, [*losses.values(), norm])))
+        if spoiled:
             give_up_or_go_back(run, losses, norm, batch)
             batches = run.batches()
             continue
@@ -121,6 +120,33 @@ def take_steps(run: Run, asked: StopSignal) -> TrainSummary:
             checkpoint(run)
 
 
+@contextmanager
+def undone_if_stopped(run: Run) -> Iterator[None]:
+    """What a step does before it changes the weights: a stop leaves the run as if the step had not begun.
+
+    Of all that a checkpoint holds, only the statistics of live norms change in there. Of many processes each leaves by
+    itself, without waiting for the others, whose next collective call fails.
+
+    Raises:
+        TrainingStopped: this process was asked to stop, or another one that has left.
+    """
+    before = [(buffer, buffer.clone()) for buffer in run.model.buffers()] if interruptible(run) else []
+    try:
+        yield
+    except (Interrupted, RuntimeError) as error:
+        told = run.process.stopping(run.stop.asked)
+        if not told and not isinstance(error, Interrupted):
+            raise
+        for buffer, value in before:
+            buffer.copy_(value)
+        stopped(run)
+
+
+def interruptible(run: Run) -> bool:
+    """Whether a stop ends a step; on a GPU steps are short, and the copies above would take a part of them."""
+    return run.process.device.type == "cpu"
+
+
 def checkpoint_due(run: Run) -> bool:
     """Every so many steps, and where they take long every so many minutes; an evaluation writes its own."""
     late = run.process.any(time.monotonic() - run.saved > CHECKPOINT_SECONDS)
@@ -131,7 +157,8 @@ def forward_backward(run: Run, batch: Batch) -> dict[str, float]:
     """Add up the gradients of the step, ``micro_batch`` images at a time; the losses are means over the images."""
     while True:
         try:
-            return _forward_backward(run, batch)
+            with run.stop.at_once(interruptible(run)):
+                return _forward_backward(run, batch)
         except (torch.OutOfMemoryError, MemoryError) as error:
             if run.options.on_out_of_memory == "fail" or run.micro_batch <= least_images(run):
                 raise
@@ -208,18 +235,20 @@ def give_up_or_go_back(run: Run, losses: dict[str, float], norm: float, batch: B
     run.journal.write("nonfinite", step=run.step, rate_factor=SLOWER, problem=problem)
 
 
-def evaluate_now(run: Run, stop: StopSignal) -> None:
+def evaluate_now(run: Run) -> None:
     """Score the weights on the validation images, keep them if they are the best so far, and checkpoint."""
     assert run.validation is not None
     process, options = run.process, run.options
     own = range(process.rank, len(run.validation), process.world)  # each image in one process only
     results: list[Result] | None = None
-    with weights_to_score(run), suppress(_StopDuringEvaluation):
+    with weights_to_score(run), suppress(Interrupted):
         process.agree(run.model)
-        results = detect(
-            run.model, run.validation, process.device, indices=own, batch_size=options.batch_size,
-            workers=options.workers, between=lambda: _leave_if_asked(process, stop),
-        )  # fmt: skip
+        with run.stop.at_once():
+            results = detect(
+                run.model, run.validation, process.device, indices=own, batch_size=options.batch_size,
+                workers=options.workers, between=lambda: _leave_if_asked(run),
+            )  # fmt: skip
+    process.stopping(run.stop.asked)  # so that those who still evaluate hear of it
     if process.any(results is None):
         stopped(run)  # only now: the weights that are trained are back in the model
     assert results is not None
@@ -231,13 +260,9 @@ def evaluate_now(run: Run, stop: StopSignal) -> None:
     run.clock = Clock()
 
 
-class _StopDuringEvaluation(Exception):  # noqa: N818 - a way out of nested calls, never seen outside
-    """An evaluation may take longer than a process that is told to stop has left."""
-
-
-def _leave_if_asked(process: Process, stop: StopSignal) -> None:
-    if process.stopping(stop.asked):
-        raise _StopDuringEvaluation
+def _leave_if_asked(run: Run) -> None:
+    if run.process.stopping(run.stop.asked):
+        raise Interrupted
 
 
 @contextmanager
@@ -268,12 +293,12 @@ def take_scores(run: Run, scores: dict[str, float]) -> None:
 
 
 def stopped(run: Run) -> NoReturn:
-    """Checkpoint and leave the loop.
+    """Checkpoint and leave the loop, waiting for no other process.
 
     Raises:
         TrainingStopped: always.
     """
-    checkpoint(run)
+    checkpoint(run, leaving=True)
     run.journal.write("stopped", step=run.step)
     raise TrainingStopped(f"stopped at step {run.step} of {run.plan.steps}; {run.folder} continues from there")
 

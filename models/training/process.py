@@ -38,6 +38,11 @@ class Process:
         """Whether this one writes."""
         return self.rank == 0
 
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether it may leave in the middle of a step: nobody is left waiting, or gloo tells them; NCCL does not."""
+        return self.world == 1 or self.device.type == "cpu"
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process; all must ask."""
         if self.world == 1:
@@ -97,8 +102,8 @@ def join_processes(options: TrainOptions) -> Iterator[Process]:
             dist.destroy_process_group()
 
 
-class StoppedWaiting(BaseException):
-    """SIGTERM came while there was nothing to do but wait. Not an Exception: no one on the way may take it for one."""
+class Interrupted(BaseException):
+    """SIGTERM came where nothing is lost by leaving. Not an Exception: no one on the way may take it for one."""
 
 
 class StopSignal:
@@ -106,22 +111,40 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        self.waiting = False
+        self.heard_at_once = False
 
     def stop(self) -> None:
         """Ask the loop to checkpoint and end."""
         self.asked = True
 
     @contextmanager
-    def ending_a_wait(self) -> Iterator[None]:
-        """SIGTERM ends what is inside at once, by raising StoppedWaiting."""
-        self.waiting = True
+    def at_once(self, possible: bool = True) -> Iterator[None]:
+        """SIGTERM ends what is inside by raising Interrupted; it must change nothing that cannot be put back.
+
+        Between the operators of a forward pass the handler does that. In a backward pass, which runs without Python,
+        :meth:`listen_to` gives it the occasions.
+        """
+        self.heard_at_once = possible
         try:
-            if self.asked:
-                raise StoppedWaiting
+            self.interrupt()
             yield
         finally:
-            self.waiting = False
+            self.heard_at_once = False
+
+    def interrupt(self) -> None:
+        """Leave what may be left at once, if a stop was asked for.
+
+        Raises:
+            Interrupted: inside of :meth:`at_once`.
+        """
+        if self.asked and self.heard_at_once:
+            raise Interrupted
+
+    def listen_to(self, model: nn.Module) -> None:
+        """Hear a signal during backward passes too: whenever the gradient of one of the parameters is done."""
+        for parameter in model.parameters():
+            hear: Any = parameter.register_post_accumulate_grad_hook
+            hear(lambda _: self.interrupt())
 
 
 @contextmanager
@@ -132,9 +155,9 @@ def stop_on_sigterm(stop: StopSignal) -> Iterator[StopSignal]:
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.stop()
-        if stop.waiting:
-            raise StoppedWaiting
+        again, stop.asked = stop.asked, True
+        if not again:  # a second one finds the first on its way out
+            stop.interrupt()
 
     before = signal.signal(signal.SIGTERM, handle)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -60,6 +59,7 @@ class Run:
     process: Process
     folder: Path
     journal: Journal
+    stop: StopSignal
     assembled: Assembled
     model: nn.Module  # bare, on the device
     forward: nn.Module  # the same, wrapped for many processes
@@ -126,14 +126,10 @@ class Run:
         """Whether the last ``patience`` evaluations brought nothing."""
         return 0 < self.options.patience <= self.without_gain
 
-    def next_of(self, batches: Iterator[Batch], stop: StopSignal) -> Batch:
-        """The next step's images; counts the time waited for them and those that could not be read.
-
-        Raises:
-            StoppedWaiting: SIGTERM came meanwhile. Of many processes none leaves alone: they do at the next step.
-        """
+    def next_of(self, batches: Iterator[Batch]) -> Batch:
+        """The next step's images; counts the time waited for them and those that could not be read."""
         started = time.perf_counter()
-        with stop.ending_a_wait() if self.process.world == 1 else nullcontext():
+        with self.stop.at_once(self.process.leaves_alone):
             batch = next(batches)
         self.clock.waited += time.perf_counter() - started
         self.count_unreadable(batch)
@@ -188,6 +184,7 @@ def prepare(
     folder: Path,
     process: Process,
     journal: Journal,
+    stop: StopSignal,
 ) -> Run:
     """Assemble the run, at its start or where its last whole checkpoint left it."""
     assembled = assemble(init)
@@ -196,6 +193,7 @@ def prepare(
     require_objects(table, train)
     require_fitting(options, detector)
     model = placed(assembled.model, process.device, channels_last=options.channels_last)
+    stop.listen_to(model)  # before any of it freezes: only what learns can be given a hook
     frozen = apply_freeze(model, detector, options.freeze)
     optimizer = make_optimizer(model, detector, options)
     require_metric(options, assembled, val)
@@ -217,7 +215,7 @@ def prepare(
         images.keep_decoded(folder / f".decoded-{process.rank}", options.cache_mb * 2**20)
     run = Run(
         options=options, plan=plan, process=process, folder=folder,
-        journal=journal,
+        journal=journal, stop=stop,
         assembled=assembled, model=model, forward=distributed(model, options, process), optimizer=optimizer,
         average=WeightAverage(model, options.ema) if options.ema else None,
         images=images, validation=validation, truth=complete_truth(load_coco(val.coco)) if val else {},
@@ -324,8 +322,8 @@ def progress(run: Run) -> dict[str, Any]:
     return {**{name: getattr(run, name) for name in PROGRESS}, "unreadable": sorted(run.unreadable)}
 
 
-def checkpoint(run: Run) -> None:
-    """Write what the run continues from."""
+def checkpoint(run: Run, *, leaving: bool = False) -> None:
+    """Write what the run continues from; processes that are not leaving wait until it is there."""
     if run.process.main:
         save_run(
             run.folder,
@@ -336,7 +334,8 @@ def checkpoint(run: Run) -> None:
             run=progress(run),
         )
     run.saved = time.monotonic()
-    run.process.barrier()
+    if not leaving:
+        run.process.barrier()
 
 
 def write_best(run: Run) -> None:
