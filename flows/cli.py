@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from flows.commands import (
+    browse,
     champion_app,
     deploy,
     join,
@@ -363,7 +364,7 @@ def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -
     return load_config(recipe or Path(os.devnull), [*given, *overrides])[0]
 
 
-for around in (models, score, retrain, prelabel, sweep, join, parameters, serve, deploy):
+for around in (models, browse, score, retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)
 PANELS = {
     "A run": ("finetune", "config", "runs", "report", "sweep", "demo"),

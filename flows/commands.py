@@ -115,6 +115,32 @@ def score(
         out.print(f"page  {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
+def browse(
+    config: Recipe,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+    overrides: Overrides = None,
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 24,
+    epoch: Annotated[int, typer.Option(min=0, help="Of which epoch, from 0: mosaic and mixup end before the run.")] = 0,
+) -> None:
+    """See what the network sees: training pictures and their objects after augmentation, as the run gets them."""
+    from flows.chain import Plainly, chain
+    from flows.config import load_config
+    from models.training import DetectionData
+    from models.training.browse import browse as write
+    from tasks.convert import image_root
+    from tasks.gc import under_way
+
+    settings, _ = load_config(config, overrides or [])
+    done = {}
+    with narrated(), under_way(settings.workspace):
+        for name, done[name] in chain(settings, Plainly(settings.workspace)):
+            if name == "adapt":
+                break
+    train = DetectionData(done["check"].path / "train.json", image_root(settings.source, done["convert"]))
+    written = list(write(done["adapt"].path / "init.pt", train, settings.train, folder, epoch=epoch, count=count))
+    out.print(f"{len(written)} pictures in {folder}", markup=False, soft_wrap=True)
+
+
 def retrain(
     config: Recipe,
     registry: Annotated[str, typer.Option(help="Folder or fsspec URL of the registry of models.")],

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.training.assemble import Assembled
 from models.training.cache import PictureCache
 from models.training.coco import CocoTable
 from models.training.images import UnreadableImageError, read_image
 from models.training.mixing import Mixing, Picture, mixup, mosaic
+from models.training.options import TrainOptions
 from models.training.randomness import drawn_at
 from models.training.sampling import Address
 from models.training.transforms import Augment, Target, WorkingSize, resize, resized_target
@@ -164,6 +166,16 @@ class TrainingImages(Dataset[Loaded]):
             image, _ = resize(read_table_image(self.table, self.images, index), {"boxes": torch.empty(0, 4)}, size)
             self.cache.write(index, image)
         return image, resized_target(target, (height, width), size)
+
+
+def training_images(
+    table: CocoTable, images: Path, options: TrainOptions, assembled: Assembled, mixed_epochs: int
+) -> TrainingImages:
+    """The training images as these options want them for this model; the first ``mixed_epochs`` may mix several."""
+    detector = assembled.detector
+    augment = Augment(options.augmentations(detector), assembled.size)
+    mixing = Mixing(options.mosaic, options.mixup, mixed_epochs)
+    return TrainingImages(table, images, augment, options.seed, masks=detector.masks, mixing=mixing)
 
 
 class PlainImages(Dataset[Loaded]):

@@ -23,12 +23,11 @@ from models.training.anchors import anchor_recall
 from models.training.assemble import Assembled, assemble, placed
 from models.training.coco import load_coco
 from models.training.compiling import compile_backbone
-from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate
+from models.training.dataset import Batch, Loaded, PlainImages, TrainingImages, collate, training_images
 from models.training.detect import loading_processes
 from models.training.evaluation import table_of
 from models.training.folder import BEST, MICRO_BATCH, newest_checkpoint, save_run
 from models.training.journal import Journal
-from models.training.mixing import Mixing
 from models.training.optimizer import Plan, WeightAverage, make_optimizer, make_plan
 from models.training.options import DetectionData, TrainOptions
 from models.training.precision import bfloat16
@@ -36,7 +35,6 @@ from models.training.process import Process, StopSignal, begin_loading
 from models.training.requirements import require_batch, require_fitting, require_metric, require_objects
 from models.training.sampling import StepSampler, images_per_epoch, repeat_factors, step_groups
 from models.training.scores import complete_truth
-from models.training.transforms import Augment
 from models.weights.freeze import apply_freeze
 from models.zoo import DetectorOptions
 
@@ -206,11 +204,7 @@ def prepare(
         plan.derivations["balance"] = f"{options.balance:g}: {an_epoch} images an epoch, of {len(table)}"
     plan.derivations["freeze"] = frozen.summary()
     half, plan.derivations["amp"] = bfloat16(options, process.device, detector)
-    augment = Augment(options.augmentations(detector), assembled.size)
-    images = TrainingImages(
-        table, train.images, augment, options.seed, masks=detector.masks,
-        mixing=Mixing(options.mosaic, options.mixup, plan.mixed_epochs),
-    )  # fmt: skip
+    images = training_images(table, train.images, options, assembled, plan.mixed_epochs)
     if options.cache_mb:
         images.keep_decoded(folder / f".decoded-{process.rank}", options.cache_mb * 2**20)
     run = Run(

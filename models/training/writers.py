@@ -6,12 +6,13 @@ import colorsys
 import csv
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
 
 from models.files import whole_file, write_bytes, write_json, write_readable_json
 from models.outlines import outlines
@@ -162,24 +163,43 @@ def drawn(prediction: Prediction) -> Image.Image:
     """The picture with its masks, boxes, names and scores; the weakest first, so that the strongest lie on top."""
     with Image.open(prediction.path) as picture:
         canvas = as_rgb(ImageOps.exif_transpose(picture))
-    font = ImageFont.load_default(max(11, min(canvas.size) // 40))
-    line = max(1, min(canvas.size) // 250)
     if prediction.whole:
-        return _captioned(canvas, prediction, font)
-    for index in reversed(range(len(prediction.boxes))):
-        colour = colour_of(prediction.names[index])
-        if prediction.masks is not None:
-            veil = Image.fromarray((prediction.masks[index].to(torch.uint8) * int(255 * MASK_OPACITY)).numpy())
+        return _captioned(canvas, prediction, _font(canvas))
+    scores = (f"{score:.2f}" for score in prediction.scores.tolist())
+    draw_objects(canvas, prediction.names, prediction.boxes, tuple(scores), prediction.masks)
+    return canvas
+
+
+def _font(canvas: Image.Image) -> Any:
+    return ImageFont.load_default(max(11, min(canvas.size) // 40))
+
+
+def draw_objects(
+    canvas: Image.Image, names: Sequence[str], boxes: Tensor, notes: Sequence[str], masks: Tensor | None = None
+) -> None:
+    """Draw objects into a picture, the first on top.
+
+    Args:
+        canvas: an RGB picture.
+        names: N classes; each has its colour.
+        boxes: (N, 4) pixel xyxy.
+        notes: N texts that stand behind the names.
+        masks: (N, H, W) bool.
+    """
+    font, line = _font(canvas), max(1, min(canvas.size) // 250)
+    for index in reversed(range(len(boxes))):
+        colour = colour_of(names[index])
+        if masks is not None:
+            veil = Image.fromarray((masks[index].to(torch.uint8) * int(255 * MASK_OPACITY)).numpy())
             canvas.paste(Image.new("RGB", canvas.size, colour), mask=veil)
         pen = ImageDraw.Draw(canvas)
-        box = prediction.boxes[index].tolist()
+        box = boxes[index].tolist()
         pen.rectangle(box, outline=colour, width=line)
-        text = f"{prediction.names[index]} {float(prediction.scores[index]):.2f}"
+        text = f"{names[index]} {notes[index]}".rstrip()
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
         y = max(0.0, box[1] - (bottom - top) - 2 * line - 2)
         pen.rectangle((box[0], y, box[0] + right - left + 4, y + bottom - top + 4), fill=colour)
         pen.text((box[0] + 2 - left, y + 2 - top), text, fill="white", font=font)
-    return canvas
 
 
 def _captioned(canvas: Image.Image, prediction: Prediction, font: Any) -> Image.Image:
