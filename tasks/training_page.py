@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
-from models.report.svg import as_image
+from models.report.svg import as_image, title_of
 from models.report.training import training_figures
 from models.training.journal import Line, read_lines
 from models.training.progress import SANE, described, shown_metrics, step_text
@@ -65,7 +65,7 @@ def training_description(folder: Path) -> str:
     history = read_lines(folder / "metrics.jsonl")
     told = training_figures(history)
     parts = [f"- {note}" for note in told.notes] if told else []
-    parts += [f"![]({as_image(chart)})" for chart in told.charts] if told else []
+    parts += [f"![{title_of(chart)}]({as_image(chart)})" for chart in told.charts] if told else []
     return "\n\n".join([*parts, _evaluations(history)])
 
 
@@ -76,6 +76,6 @@ def _evaluations(history: Sequence[Line]) -> str:
     names = list(shown_metrics(rows[0]["metrics"]))
     lines = [f"| step | {' | '.join(names)} | |", f"|---:|{'---:|' * len(names)}---|"]
     for row in rows:
-        values = " | ".join(f"{row['metrics'][name]:.3f}" for name in names)
+        values = " | ".join(f"{100 * row['metrics'][name]:.1f}" for name in names)
         lines.append(f"| {row['step']:,} | {values} | {'best so far' if row['best'] else ''} |")
     return "\n".join(lines)

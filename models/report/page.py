@@ -14,7 +14,7 @@ from models.files import write_bytes
 from models.report import dataset, findings, loading, pictures, results, training
 from models.report.inputs import ReportError, ReportInputs, Run, load_run, presentable
 from models.report.matching import Matched, Operation, match_images, operation
-from models.report.svg import Line, line_chart
+from models.report.svg import DASHES, Line, line_chart
 
 PICTURES = 4  # of the worst images, and as many typical ones
 DEFAULT_SCORE = 0.5  # to cut detections at, where the data do not say better
@@ -215,9 +215,9 @@ def _against(run: Run, value: float, before: float | None) -> str:
 def _extremes(run: Run) -> str:
     """The end of the sentence, and the best and the weakest class."""
     ranked = [row for row in results.class_results(run.metrics, {}) if row.ap is not None]
-    if len(ranked) < 2:
+    best, worst = (ranked[0], ranked[-1]) if ranked else (None, None)
+    if best is None or worst is None or points(best.ap) == points(worst.ap):
         return "."
-    best, worst = ranked[0], ranked[-1]
     return f". It is best at {best.name} ({points(best.ap)}) and weakest at {worst.name} ({points(worst.ap)})."
 
 
@@ -243,6 +243,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["dashes"] = DASHES
     environment.filters |= {
         "points": points,
         "signed": signed,

@@ -179,6 +179,8 @@ def confusion(metrics: Mapping[str, Any]) -> Confusion | None:
     if len(labels) < 2 or len(matrix) != len(labels) or any(len(row) != len(labels) for row in matrix):
         return None
     size, background = len(labels), not classifies(metrics)
+    if not any(map(any, matrix)):
+        return None  # nothing was sure enough to count
     mistakes = [(i, j, int(matrix[i][j])) for i in range(size) for j in range(size) if i != j and matrix[i][j] > 0]
     mistakes.sort(key=lambda entry: (-entry[2], entry[0], entry[1]))
     weight = [sum(count for i, j, count in mistakes if index in (i, j)) for index in range(size)]

@@ -164,6 +164,11 @@ class Frame:
         return path + Markup("").join(dot.format(line.series, x, y, short(a), short(b)) for (x, y), a, b in values)
 
 
+DASHES = (
+    ".line2{stroke-dasharray:7 4}.line3{stroke-dasharray:1 4;stroke-width:2.6;stroke-linecap:round}"
+    ".line5{stroke-dasharray:9 3 1 3}"
+)
+"""What tells curves apart without colour."""
 IMAGE_STYLE = (
     "svg{background:#fff}text{font:11.5px sans-serif;fill:#5a6270}.mid{text-anchor:middle}.end{text-anchor:end}"
     ".grid{stroke:#e3e1db;fill:none}path{fill:none;stroke-width:2}.line0{stroke:#b9bec8;stroke-width:1.2}"
@@ -171,19 +176,25 @@ IMAGE_STYLE = (
         f".line{number}{{stroke:{colour}}}.fill{number}{{fill:{colour}}}"
         for number, colour in enumerate(("#2d6db0", "#c25a1d", "#20835f", "#8353a8", "#a17508", "#bd3f68"), start=1)
     )
+    + DASHES
 )
+
+
+def title_of(figure: Markup) -> str:
+    """The title of a chart, as markup."""
+    return next(iter(_CAPTION.findall(figure)), "")
 
 
 def as_image(figure: Markup) -> str:
     """A chart as a picture for places that know no style sheet of ours: a data URI, its title and legend in it."""
-    title, x, y, head = _CAPTION.search(figure), LEFT, 15, ""
+    title, x, y, head = title_of(figure), LEFT, 15, ""
     for series, name in _KEY.findall(figure):
         if x > LEFT and x + 24 + 6 * len(name) > WIDTH:
             x, y = LEFT, y + 15
         head += f'<path class="line{series}" d="M{x} {y + 11}h14"/><text x="{x + 19}" y="{y + 15}">{name}</text>'
         x += 34 + 6 * len(name)
     above = y + 24  # room for title and legend
-    named = f'<text x="{LEFT}" y="15">{title[1]}</text>' if title else ""
+    named = f'<text x="{LEFT}" y="15" style="font-weight:600;fill:#1c2129">{title}</text>'
     marks = figure[figure.index(">", figure.index("<svg")) + 1 : figure.index("</svg>")]
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT + above}">'

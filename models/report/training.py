@@ -137,8 +137,9 @@ def _facts(
     if epoch := _number(last.get("epoch")):
         facts.append(("Epochs", f"{epoch:.3g}"))
     if speed := _median(steps, "images_per_second"):
-        waiting = _median(steps, "data_wait") or 0.0
-        facts.append(("Speed, median", f"{speed:.3g} images/s, {waiting:.0%} of the time waiting for them"))
+        facts.append(("Speed, median", f"{speed:.3g} images/s"))
+    if (waiting := _median(steps, "data_wait")) is not None:
+        facts.append(("Waiting for data, median", f"{waiting:.0%} of the time"))
     if peak := max((_number(step.get("gpu_memory")) or 0.0 for step in steps), default=0.0):
         facts.append(("GPU memory, peak", f"{peak / 2**30:.1f} GiB"))
     if device := start.get("device"):
