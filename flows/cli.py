@@ -367,7 +367,7 @@ def _plan_config(recipe: Path | None, model: str | None, overrides: list[str]) -
 for around in (models, browse, score, retrain, prelabel, sweep, join, parameters, serve, deploy):
     app.command()(around)
 PANELS = {
-    "A run": ("finetune", "config", "runs", "report", "sweep", "demo"),
+    "A run": ("finetune", "config", "browse", "runs", "report", "sweep", "demo"),
     "One stage, and what comes before it": ("convert", "check", "fetch", "adapt", "train", "evaluate"),
     "A checkpoint": ("predict", "export", "score", "models", "weights"),
     "New data": ("retrain", "prelabel", "champion"),
