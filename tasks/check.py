@@ -30,7 +30,9 @@ class CheckOptions(BaseModel):
     )
     max_drop: float = Field(default=0.01, ge=0, le=1, description="Largest share of annotations that may be dropped")
     depth: Literal["header", "pixels"] = Field(
-        default="header", description="Read the header of each image, or decode it and look for near duplicates too"
+        default="header",
+        description="Read the header of each image, and decode those to evaluate on; or decode all, and look for near "
+        "duplicates too",
     )
     jobs: int = Field(default=0, ge=0, description="Images looked at at once; 0: one a core")
 
@@ -68,6 +70,7 @@ def check(folder: Path, converted: Product, images: Images, options: CheckOption
         policy={**(repair_policy() if options.repair else {}), **usual, **options.policy},
         jobs=options.jobs,
         depth=options.depth,
+        decode=[name for name in about["splits"] if name != "train"],  # met only hours into a training otherwise
         max_drop=options.max_drop,
     )
     for name, coco in report.splits.items():

@@ -250,6 +250,20 @@ def test_a_missing_file_with_another_case_is_named(tmp_path: Path) -> None:
     assert (problem.rule, problem.message) == ("image-missing", "no such file, but there is Train_0.JPG")
 
 
+def test_what_an_evaluation_could_not_read_is_named_before(tmp_path: Path) -> None:
+    splits = dataset(tmp_path)
+    for name in ("train_1.jpg", "val_1.jpg"):  # header and end are whole, but the tables to decode by are gone
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"\xff\xdb", b"\xff\xfe"))
+
+    headers = find_problems(splits, tmp_path)
+    decoded = find_problems(splits, tmp_path, decode=["val"])
+
+    assert "image-unreadable" not in headers.counts
+    assert [(problem.rule, problem.split, problem.file) for problem in decoded.errors] == [
+        ("image-unreadable", "val", "val_1.jpg")
+    ]
+
+
 def test_a_photo_turned_by_half_is_named_with_how_it_is_taken(tmp_path: Path) -> None:
     splits = dataset(tmp_path)
     SEEDS["image-exif"].breaks(splits, tmp_path)

@@ -215,6 +215,16 @@ def test_a_missing_image_names_it(annotune: Command, tmp_path: Path) -> None:
     refused(annotune("check", recipe, "-o", "check.repair=false"), victim.stem, "problems.html")
 
 
+def test_a_validation_picture_that_cannot_be_decoded_is_named_before_the_training(
+    annotune: Command, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"), check={"repair": False})
+    picture = sorted((tmp_path / "data/JPEGImages").glob("val*.jpg"))[0]
+    picture.write_bytes(picture.read_bytes().replace(b"\xff\xdb", b"\xff\xfe"))  # without the tables to decode by
+
+    refused(annotune("adapt", recipe), "image-unreadable", picture.name)
+
+
 def test_a_checkpoint_of_another_architecture(annotune: Command, recipe: Path, tmp_path: Path) -> None:
     foreign = real("checkpoints/resnet20-12fca82f.th")
 

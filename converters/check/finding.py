@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def find_problems(
     policy: Mapping[str, str] | None = None,
     jobs: int = 1,
     depth: Depth = "header",
+    decode: Collection[str] = (),
     classes: Sequence[str] | None = None,
     max_drop: float = 0.01,
     keep: int = 100,
@@ -53,8 +54,9 @@ def find_problems(
         policy: ``error|warn|info|fix|drop|off`` by rule id, see :data:`converters.check.RULES`;
             :func:`converters.check.repair_policy` repairs all that needs no decision.
         jobs: image files looked at at once; 0 for one a core.
-        depth: ``header`` reads a few bytes of each image; ``pixels`` decodes it, and finds near duplicates and blank
-            frames.
+        depth: ``header`` reads a few bytes of each image; ``whole`` decodes it; ``pixels`` also finds near duplicates
+            and blank frames.
+        decode: splits whose images are decoded in any case, as an evaluation does, which cannot leave any out.
         classes: the names that the categories must have, for instance those of a model's head.
         max_drop: share of a split's images or annotations that may be dropped, 0..1, at least one entry; more is an
             error.
@@ -75,9 +77,7 @@ def find_problems(
             check_ids(draft)
             categories.check_names(draft)
             check_names(draft)
-        looks = look_at(
-            {path for draft in drafts for path in paths_of(draft) if path is not None}, depth, jobs, progress
-        )
+        looks = look_at(_depths(drafts, depth, decode), jobs, progress)
         for draft in drafts:
             _check_one(draft, looks, limits)
         if len(drafts) == len(loaded):
@@ -99,6 +99,13 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+def _depths(drafts: Sequence[Draft], depth: Depth, decode: Collection[str]) -> dict[Path, Depth]:
+    """How closely each image file is looked at."""
+    at_least: dict[str, Depth] = dict.fromkeys(decode, "whole") if depth == "header" else {}
+    drafts = sorted(drafts, key=lambda draft: draft.name in decode)  # of a file in two splits the closer look
+    return {path: at_least.get(draft.name, depth) for draft in drafts for path in paths_of(draft) if path is not None}
 
 
 def _check_one(draft: Draft, looks: Mapping[Path, Look], limits: Limits) -> None:

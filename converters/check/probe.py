@@ -9,7 +9,7 @@ import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Depth = Literal["header", "pixels"]
+Depth = Literal["header", "whole", "pixels"]  # "whole" decodes and keeps nothing
 _ORIENTATION = 0x0112  # EXIF tag
 _THUMBNAIL = 64  # pixels
 
@@ -57,19 +57,18 @@ class Thumbnail:
 
 
 def look_at(
-    paths: Iterable[Path],
-    depth: Depth = "header",
+    depths: Mapping[Path, Depth],
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Look]:
     """Return a look at each file; ``jobs`` at once, 0 for one a core; ``progress`` hears how many of how many."""
-    unique = sorted(set(paths))
+    unique = sorted(depths)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks about odd files become problems here
         with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
             each = map if jobs == 1 else pool.map
             looks = {}
-            for path, seen in zip(unique, each(lambda path: look(path, depth), unique), strict=True):
+            for path, seen in zip(unique, each(lambda path: look(path, depths[path]), unique), strict=True):
                 looks[path] = seen
                 if progress is not None:
                     progress(len(looks), len(unique))
@@ -104,9 +103,10 @@ def _described(image: Image.Image, path: Path, size: int, depth: Depth) -> Look:
     if cut:
         return Look(cut, "truncated", width, height, format_, mode, frames, orientation, size)
     thumbnail = None
-    if depth == "pixels" and width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
+    if depth != "header" and width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
         image.draft("L", (_THUMBNAIL * 2, _THUMBNAIL * 2))  # JPEG: all bytes are read, few pixels are made
-        thumbnail = _thumbnail(image)
+        image.load()
+        thumbnail = _thumbnail(image) if depth == "pixels" else None
     return Look("", "", width, height, format_, mode, frames, orientation, size, thumbnail)
 
 
