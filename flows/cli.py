@@ -376,6 +376,6 @@ PANELS = {
 """How `annotune --help` groups the commands."""
 PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 for single in app.registered_commands:
-    single.rich_help_panel = PANEL_OF[str(single.name or getattr(single.callback, "__name__", ""))]
+    single.rich_help_panel = PANEL_OF.get(str(single.name or getattr(single.callback, "__name__", "")))
 for group in app.registered_groups:
-    group.rich_help_panel = PANEL_OF[str(group.name)]
+    group.rich_help_panel = PANEL_OF.get(str(group.name))

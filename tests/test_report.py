@@ -16,6 +16,7 @@ import pytest
 from helpers_report import Page, bare, fake_run, renamed, rewrite
 from PIL import Image
 
+import converters.check
 from models.report import ReportError, ReportInputs, compare, render
 from models.report.inputs import presentable
 from models.report.training import training_figures
@@ -339,3 +340,17 @@ def test_text_stands_out_in_both_colour_schemes(run: ReportInputs, tmp_path: Pat
                 assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
             for name in ("s1", "s2", "s3", "s4", "s5", "s6"):
                 assert contrast(colours[name], colours[ground]) >= 3, (name, ground)
+
+
+def test_the_page_of_the_check_has_the_same_colours(run: ReportInputs, tmp_path: Path) -> None:
+    rendered(run, tmp_path)
+    check = Path(converters.check.__file__).parent / "page.html"
+    same = {"error": "bad", "warning": "warn", "info": "accent", "track": "hush"}
+    same |= {f"s{number}": f"s{number + 1}" for number in range(6)}
+    ours, theirs = (
+        [dict(re.findall(r"--(\w+): (#\w+)", scheme)) for scheme in re.findall(r":root \{([^}]*--ink[^}]*)\}", page)]
+        for page in ((tmp_path / "report.html").read_text(), check.read_text())
+    )
+    for mine, its in zip(ours, theirs, strict=True):
+        its.pop("mark")
+        assert its == {name: mine[same.get(name, name)] for name in its}

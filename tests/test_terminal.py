@@ -4,10 +4,11 @@ import io
 import re
 from importlib.metadata import version
 
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import PANEL_OF, app
 from models.training.progress import TrainingDisplay
 from tasks.stage import as_text
 
@@ -29,6 +30,10 @@ def test_steps_and_time_left_are_shown_whole_on_80_columns() -> None:
 
 def test_the_version_can_be_asked() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"annotune {version('annotune')}\n"
+
+
+def test_every_command_has_its_place_in_the_help() -> None:
+    assert sorted(PANEL_OF) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_names_from_outside_are_text_in_a_summary() -> None:
