@@ -37,7 +37,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from models.training.assemble import placed
 from models.training.coco import CocoTable
-from models.training.dataset import TrainingImages, collate
+from models.training.dataset import TrainingImages, collate, read_table_image
 from models.training.launch import ENVIRONMENT
 from models.training.options import TrainOptions
 from models.training.precision import bfloat16
@@ -208,6 +208,9 @@ def serve(side: Any, task: Task, orders: Connection) -> None:
         started = task.clock()
         if what == "input":
             model.transform(*load(turn))
+        elif what == "decoding":
+            for index in task.indices(turn):
+                read_table_image(task.table, task.folder, index)
         else:
             step(model, optimizer, *load(turn), half=what == "bfloat16")
         orders.send(task.clock() - started)
@@ -249,10 +252,16 @@ def compare(detector: str, given: argparse.Namespace) -> None:
         height, width = resized_size(resolve_options(DetectorOptions(name=detector)), given.size[1], given.size[0])
         pictures = f"{given.size[0]}x{given.size[1]} JPEG, worked at {width}x{height}"
         print(f"{detector}, {pictures}, batch {given.batch}, {given.augment}", flush=True)
-        environment = {} if given.same_environment else ENVIRONMENT
-        ours, reference = start(our_side, task, environment), start(their_side, task, {})
+        environment = {} if given.same_environment == "plain" else ENVIRONMENT
+        ours = start(our_side, task, environment)
+        reference = start(their_side, task, ENVIRONMENT if given.same_environment == "training" else {})
         cached = start(partial(our_side, cache_mb=512), task, environment)
-        paths = {"ours": (ours, "input"), "ours with cache_mb": (cached, "input"), "reference": (reference, "input")}
+        paths = {
+            "ours": (ours, "input"),
+            "nothing but decoding (no input path is faster)": (ours, "decoding"),
+            "ours with cache_mb": (cached, "input"),
+            "reference": (reference, "input"),
+        }
         said("input path, file to normalised batch", in_turns(paths, given.steps * 2), given.batch)
         if not given.input_only:
             ways = {
@@ -275,7 +284,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(1280, 960), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--augment", choices=AUGMENTS, default="hflip")
     parser.add_argument("--input-only", action="store_true", help="without training steps")
-    parser.add_argument("--same-environment", action="store_true", help="ours without that of a training's processes")
+    parser.add_argument(
+        "--same-environment", choices=("plain", "training"), help="both sides as started, or as a training starts them"
+    )
     parser.add_argument(
         "--clock", choices=CLOCKS, default="processor", help="wall: for several threads, on a quiet machine"
     )

@@ -11,9 +11,11 @@ import pytest
 import torch
 from helpers_training import CLASSES, draw_set
 from PIL import Image, ImageOps
+from torch.utils.data import Dataset
 
 from models.training.coco import read_coco
-from models.training.dataset import TrainingImages
+from models.training.dataset import Batch, Loaded, TrainingImages, height_width, packed
+from models.training.detect import image_batches
 from models.training.images import UnreadableImageError, read_image
 from models.training.sampling import StepSampler, epoch_steps
 from models.training.transforms import AUGMENTATIONS, Augment, WorkingSize
@@ -91,6 +93,34 @@ def test_a_sampler_that_starts_late_goes_on_as_the_whole_one() -> None:
     whole = list(StepSampler(groups, 3, seed=1, start=0, stop=8))
 
     assert list(StepSampler(groups, 3, seed=1, start=5, stop=8)) == whole[5:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loading_process_packs_the_pictures_of_a_step(tmp_path: Path, workers: int) -> None:
+    for name, size in (("a.png", (64, 48)), ("b.png", (40, 64)), ("c.bmp", (64, 48))):
+        Image.effect_noise(size, 80).convert("RGB").save(tmp_path / name)
+    images = SimpleImages(tmp_path)
+
+    (batch,) = image_batches(images, range(3), 3, workers)
+    cut, _ = batch.part(1, 3, torch.device("cpu"))  # type: ignore[attr-defined]
+
+    assert isinstance(batch, Batch)
+    assert isinstance(batch.images, torch.Tensor) == (workers > 0)
+    assert packed(batch.images).shape == (3, 3, 64, 64)
+    assert packed(batch.images).sum() == sum(images[index].image.sum() for index in range(3))  # zeros elsewhere
+    assert batch.sizes.tolist() == [[48, 64], [64, 40], [48, 64]]
+    assert all(torch.equal(image, images[index].image) for image, index in zip(cut, (1, 2), strict=True))
+
+
+class SimpleImages(Dataset[Loaded]):
+    """The pictures of a folder as they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.iterdir())
+
+    def __getitem__(self, index: int) -> Loaded:
+        image = read_image(self.paths[index])
+        return Loaded(image, {"boxes": torch.empty(0, 4)}, index, height_width(image))
 
 
 def png(path: Path, picture: Image.Image, **options: object) -> Path:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from models.zoo import DetectorOptions, ImageTransform, resized_size, resolve_options
@@ -45,6 +46,26 @@ def test_uint8_images_of_their_final_size_are_normalised_in_the_batch() -> None:
 
     assert ours.image_sizes == [(40, 60), (33, 64)]
     torch.testing.assert_close(ours.tensors, expected.tensors, rtol=0, atol=2e-6)
+
+
+def test_a_batch_lies_where_the_one_before_lay_once_nobody_needs_that() -> None:
+    transform = ImageTransform(OPTIONS)
+    transform.resize_images, transform.channels_last = False, True
+    light, dark = (torch.full((3, 64, 64), level, dtype=torch.uint8) for level in (255, 0))
+    kernel = torch.ones(1, 3, 1, 1, requires_grad=True)
+
+    place = transform([light])[0].tensors.data_ptr()
+    assert transform([dark])[0].tensors.data_ptr() == place
+    assert transform([dark[:, :32]])[0].tensors.data_ptr() == place
+    assert transform([dark, dark])[0].tensors.shape == (2, 3, 64, 64)
+    held = transform([light])[0].tensors
+    assert transform([dark])[0].tensors.data_ptr() != held.data_ptr()
+    assert held.amin() > 0
+
+    out = functional.conv2d(transform([light])[0].tensors, kernel)  # autograd alone still needs the batch
+    transform([dark])
+    out.mean().backward()
+    torch.testing.assert_close(kernel.grad.flatten(), (1 - torch.tensor(MEAN)) / torch.tensor(STD), rtol=1e-3, atol=0)
 
 
 def test_uint8_images_can_be_resized_by_the_model() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from models.training.assemble import Assembled
 from models.training.cache import PictureCache
@@ -43,10 +43,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one step, padded to a common size so that they travel between processes as one piece of memory.
+    """Pictures of one step.
 
     Attributes:
-        images: (B, 3, H, W) uint8, padded right and below.
+        images: (3, h, w) uint8 each; from a loading process one (B, 3, H, W), padded right and below.
         sizes: (B, 2) height, width of each picture in it.
         targets: as in :class:`Loaded`.
         indices: which images they are.
@@ -54,7 +54,7 @@ class Batch:
         unreadable: indices that could not be read.
     """
 
-    images: Tensor
+    images: Tensor | list[Tensor]
     sizes: Tensor
     targets: list[Target]
     indices: list[int]
@@ -67,26 +67,35 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Page-locked copies, so that the way to the GPU does not block."""
         targets = [{key: value.pin_memory() for key, value in target.items()} for target in self.targets]
-        return replace(self, images=self.images.pin_memory(), targets=targets)
+        return replace(self, images=packed(self.images).pin_memory(), targets=targets)
 
     def part(self, start: int, stop: int, device: torch.device) -> tuple[list[Tensor], list[Target]]:
         """Pictures and targets ``start`` to ``stop`` on the device, as torchvision's detectors take them."""
+        moved = [{k: v.to(device, non_blocking=True) for k, v in t.items()} for t in self.targets[start:stop]]
+        if isinstance(self.images, list):
+            return [image.to(device) for image in self.images[start:stop]], moved
         images = self.images[start:stop].to(device, non_blocking=True)
         cut = [image[:, :h, :w] for image, (h, w) in zip(images, self.sizes[start:stop].tolist(), strict=True)]
-        moved = [{k: v.to(device, non_blocking=True) for k, v in t.items()} for t in self.targets[start:stop]]
         return cut, moved
 
 
+def packed(images: Tensor | list[Tensor]) -> Tensor:
+    """Pictures as one piece of memory ``(B, 3, H, W)``, which travels faster, padded with zeros to a common size."""
+    if isinstance(images, Tensor):
+        return images
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    together = torch.zeros(len(images), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # as decoders write
+    for place, image in zip(together, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return together
+
+
 def collate(loaded: Sequence[Loaded]) -> Batch:
-    """Pad and stack."""
-    sizes = torch.tensor([picture.image.shape[-2:] for picture in loaded])
-    height, width = sizes.amax(0).tolist()
-    images = torch.zeros(len(loaded), height, width, 3, dtype=torch.uint8).permute(0, 3, 1, 2)  # as decoders write
-    for place, picture in zip(images, loaded, strict=True):
-        place[:, : picture.image.shape[1], : picture.image.shape[2]] = picture.image
+    """The pictures of a step, packed where they will travel to another process."""
+    images = [picture.image for picture in loaded]
     return Batch(
-        images=images,
-        sizes=sizes,
+        images=images if get_worker_info() is None else packed(images),
+        sizes=torch.tensor([image.shape[-2:] for image in images]),
         targets=[picture.target for picture in loaded],
         indices=[picture.index for picture in loaded],
         originals=[picture.original for picture in loaded],

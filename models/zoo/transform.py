@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from models.zoo.masks import InstanceMasks
+from models.zoo.masks import Array, InstanceMasks
 from models.zoo.options import DetectorOptions
 
 Target = dict[str, Any]
@@ -112,13 +115,35 @@ class ImageTransform(GeneralizedRCNNTransform):
         height, width = (
             math.ceil(max(image.shape[axis] for image in images) / size_divisible) * size_divisible for axis in (1, 2)
         )
-        batch = torch.empty(len(images), height, 3 * width, device=images[0].device)
+        batch = _memory(len(images) * height * 3 * width, images[0].device).view(len(images), height, 3 * width)
         scale = (1 / (255 * torch.tensor(self.image_std, device=batch.device))).repeat(width)
         shift = -255 * torch.tensor(self.image_mean, device=batch.device).repeat(width) * scale
         for image, place in zip(images, batch, strict=True):
             _normalise_rows(image, place, scale, shift)
         pictures = batch.view(len(images), height, width, 3).permute(0, 3, 1, 2)
         return pictures if self.channels_last else pictures.contiguous()
+
+
+_given_back: deque[Array] = deque(maxlen=1)  # memory of a batch that nobody refers to any more
+
+
+def _memory(numbers: int, device: torch.device) -> Tensor:
+    """So many float32 numbers, not set; on a CPU where an earlier batch lay, if it is gone and was large enough.
+
+    The system clears fresh memory page by page, which takes longer than filling it with a batch of large pictures. What
+    is lent comes back by itself: torch lets go of the array when neither a tensor nor autograd needs it any more.
+    """
+    if device.type != "cpu":
+        return torch.empty(numbers, device=device)
+    try:
+        block = _given_back.pop()
+    except IndexError:
+        block = np.empty(0, np.float32)
+    if len(block) < numbers:
+        block = torch.empty(numbers).numpy()  # torch's, not numpy's, begin where vector instructions like it
+    lent = block[:numbers]
+    weakref.finalize(lent, _given_back.append, block)
+    return torch.from_numpy(lent)
 
 
 def _normalise_rows(image: Tensor, place: Tensor, scale: Tensor, shift: Tensor) -> None:
