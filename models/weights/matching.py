@@ -83,9 +83,13 @@ def choose_key_map(
         WeightsError: two tensors of the checkpoint want one place.
     """
     candidates = [KEY_MAPS[wanted]] if wanted != "auto" else [m for m in KEY_MAPS.values() if m.recognises(names)]
-    tried = [(key_map, *_offers(names, target.shapes, key_map)) for key_map in candidates]
-    fits = [_fit(offers, target) for _, offers, _ in tried]
-    key_map, found, strays = tried[fits.index(max(fits))]
+    most, everything = -1, sum(map(prod, target.shapes.values()))
+    for candidate in candidates:
+        offers, without_place = _offers(names, target.shapes, candidate)
+        if (fit := _fit(offers, target)) > most:
+            most, key_map, found, strays = fit, candidate, offers, without_place
+        if most == everything:  # no other can fit better
+            break
     return key_map, _without_collisions(found), strays
 
 

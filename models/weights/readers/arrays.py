@@ -79,7 +79,7 @@ def scalar(dtype: Any, data: Any = None) -> Any:
 
 
 def tensor_from(data: Any, dtype: np.dtype[Any], shape: Any, fortran: bool) -> Tensor:
-    """``data`` as a tensor of ``shape``: no copy where it is a bytearray in this machine's byte order.
+    """``data`` as a tensor of ``shape``: no copy where it can be written to and is in this machine's byte order.
 
     Raises:
         ValueError: the bytes are not as many as shape and dtype say.
@@ -90,17 +90,17 @@ def tensor_from(data: Any, dtype: np.dtype[Any], shape: Any, fortran: bool) -> T
         raise ValueError(f"an array of shape {sizes[:8]} and {dtype} with {len(data):,} bytes")
     if not len(data):
         return torch.from_numpy(np.empty(sizes, dtype.newbyteorder("=")))
-    array = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype)
+    array = np.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     if fortran:
         return torch.from_numpy(array).reshape(sizes[::-1]).permute(*reversed(range(len(sizes)))).contiguous()
     return torch.from_numpy(array.reshape(sizes))
 
 
-def as_bytes(data: Any) -> bytes | bytearray:
+def as_bytes(data: Any) -> bytes | bytearray | memoryview:
     """Bytes, or the text that protocol 2 and Python 2 write them as."""
     if isinstance(data, str):
         return data.encode("latin-1")
-    if isinstance(data, bytes | bytearray):
+    if isinstance(data, bytes | bytearray | memoryview):
         return data
     raise ValueError(f"array data of type {type(data).__name__}")

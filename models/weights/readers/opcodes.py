@@ -32,7 +32,7 @@ _WIDTHS = {
 def opcodes(file: BinaryIO) -> Iterator[tuple[str, Any]]:
     """Name and argument of every opcode from the current position up to STOP.
 
-    Arguments of more than 64 kB are bytearrays, text of theirs as latin-1 where it can be.
+    Arguments of more than 64 kB are buffers that can be written to, text of theirs as latin-1 where it can be.
 
     Raises:
         ValueError: no opcode, or an argument that is cut off.

@@ -45,7 +45,7 @@ class _Known:
         self.name, self.make = name, make
 
 
-def _encode(text: Any, encoding: Any = "latin-1", *_: Any) -> bytes | bytearray:
+def _encode(text: Any, encoding: Any = "latin-1", *_: Any) -> bytes | bytearray | memoryview:
     """``_codecs.encode(text, "latin1")``: how protocol 2 writes bytes."""
     if encoding not in {"latin1", "latin-1", b"latin1"}:
         raise _ForbiddenError(f"_codecs.encode to {str(encoding)[:20]!r}")
