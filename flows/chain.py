@@ -25,7 +25,6 @@ from tasks.train import choose_freeze, train
 
 P = ParamSpec("P")
 T = TypeVar("T")
-STAGES = ("look", "convert", "check", "fetch", "adapt", "train", "evaluate", "report")
 
 
 class Runner(Protocol):
