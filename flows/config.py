@@ -16,9 +16,9 @@ from models.training.options import EvaluateOptions, TrainOptions
 from models.zoo.detector import is_classifier
 from models.zoo.options import DetectorOptions
 from tasks.check import CheckOptions
-from tasks.fetch import Location, WeightsOptions
+from tasks.fetch import WeightsOptions
 from tasks.shards import ConvertOptions
-from tasks.source import CropOptions, SourceOptions
+from tasks.source import CropOptions, Location, SourceOptions
 from tasks.timeouts import Timeouts
 
 DECIDE_NOTHING = ("workspace", "timeouts", "convert")  # where, how long and by whom, not what

@@ -13,12 +13,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from models.weights.fetch import fetch as fetch_file
 from models.weights.rules import LoadRules
+from tasks.source import Location
 from tasks.stage import stage
 from tasks.store import FileRef
-
-
-class Location:
-    """Marks a text field that may hold a path: relative ones are meant from the recipe that writes them."""
 
 
 class WeightsOptions(LoadRules):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from converters.formats import FORMATS, find_format
+from converters.splits import read_list
 
 TAKEN = ("about", "classes", "known", "manifest", "problems")  # JSON files that lie beside those of the splits
+
+
+class Location:
+    """Marks a text field that may hold a path: relative ones are meant from the recipe that writes them."""
 
 
 class CropOptions(BaseModel):
@@ -40,7 +45,11 @@ class SourceOptions(BaseModel):
         description="Per split what belongs to it: a list file, a folder or a name as the format has it, a list of "
         "these, or a share between 0 and 1 that is chosen by a stable hash of the file name",
     )
-    categories: list[str] | None = Field(None, description="Classes in order; none: all that occur, alphabetically")
+    categories: Annotated[list[str] | None, Location()] = Field(
+        None,
+        description="Classes in order, or a file with one a line, such as PaddleDetection's label_list.txt; none: all "
+        "that occur, alphabetically",
+    )
     options: dict[str, Any] = Field({}, description="Options of the format, such as corners or difficult for voc")
     skip_bad: bool = Field(False, description="Leave out annotation files that cannot be read, and count them")
     jobs: int = Field(
@@ -56,6 +65,15 @@ class SourceOptions(BaseModel):
         if folder == "":  # a deployment whose variable was not set; it would mean whatever folder the worker is in
             raise ValueError("empty. Give the folder of the dataset; the deployments take it from ANNOTUNE_SOURCE")
         return folder
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _are_read(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        if not Path(given).is_file():
+            raise ValueError(f"no such file: {given}. Give a list, such as [cat, dog], or a file with one class a line")
+        return read_list(Path(given))
 
     @field_validator("format")
     @classmethod

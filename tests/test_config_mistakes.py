@@ -42,6 +42,7 @@ def mistakes(folder: Path, text: str = GOOD, *overrides: str) -> list[str]:
             "source.categories.1: should be text (in quotes where it looks like a number), not 1",
         ),
         ("source.splits.train={a: b}", "source.splits.train: should be a number or text (in quotes where"),
+        ("source.categories=cat", "source.categories: no such file: cat. Give a list, such as [cat, dog], or a file"),
         ("source.splits={train: 0.5, val: 0.3, ../x: 0.2}", "source.splits: a split cannot be called '../x'"),
         ("source.splits={train: 0.5, val: 0.3, manifest: 0.2}", "source.splits: a split cannot be called 'manifest'"),
         ("source.root=", "source.root: should be a path, not None"),

@@ -97,6 +97,23 @@ def test_formats_meet_in_coco(devkits: Path, tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name in files(train))
 
 
+def test_the_classes_may_stand_in_a_file_beside_the_recipe(devkits: Path, tmp_path: Path) -> None:
+    """PaddleDetection's label_list.txt: the order is that of the lines, and it is their content that counts."""
+    (tmp_path / "label_list.txt").write_text("dog\ntraffic light\ncat\n")
+    source = {"format": "voc", "root": str(devkits), "splits": YEARS, "categories": "label_list.txt"}
+    recipe = tiny_recipe(tmp_path, devkits, source=source)
+
+    config, _ = load_config(recipe)
+    (tmp_path / "label_list.txt").write_text("dog\n")
+
+    assert config.source.categories == ["dog", "traffic light", "cat"]
+    assert load_config(recipe)[0].source.binding() != config.source.binding()
+    results = chain(config, Plainly(config.workspace))
+    converted = dict([next(results), next(results)])["convert"]
+    names = [row["name"] for row in orjson.loads((converted.path / "val.json").read_bytes())["categories"]]
+    assert names == ["dog", "traffic light", "cat"]
+
+
 @pytest.mark.parametrize(
     ("splits", "told"),
     [
