@@ -121,6 +121,8 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
                 call = re.match(r"(?:\$ )?(?:[A-Z_]+=\S* )*(annotune(?:-convert)? [^|]*)", line)
                 if call:
                     yield path.name, shlex.split(call[1], comments=True)
+    for call in re.findall(r"`(annotune \w+ [^`]+)`", (ROOT / "docs/coming-from.md").read_text()):
+        yield "coming-from.md", shlex.split(call)
 
 
 def test_the_commands_of_the_pages_are_understood() -> None:
