@@ -73,7 +73,9 @@ def main() -> None:
             raise
         remedy = "The pipeline needs more than the converters: pip install 'annotune[pipeline]'"
         _fail(f"{error.name} is not installed. {remedy}", 1)
-    except KeyboardInterrupt:
+    except SystemExit as ended:
+        if ended.code != 130:  # Typer's word for Ctrl-C
+            raise
         _fail("stopped. Run the same command again to go on where it was", 130)
 
 
@@ -141,7 +143,7 @@ def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
     path = getattr(result, "path", None)
     if path is not None and (path / "summary.md").is_file():
         text = (path / "summary.md").read_text()
-        out.print(Markdown(text) if out.is_terminal else text, markup=False)
+        out.print(Markdown(text) if out.is_terminal else text, markup=False, soft_wrap=not out.is_terminal)
         for page in sorted(path.glob("*.html")):
             out.print(f"page  {page}", markup=False, soft_wrap=True)
 

@@ -1,10 +1,17 @@
 """What a terminal shows, however narrow it is."""
 
 import io
+import os
 import re
+import signal
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
+import pytest
 import typer
+from helpers_flow import tiny_recipe, tiny_scenes
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -40,3 +47,23 @@ def test_names_from_outside_are_text_in_a_summary() -> None:
     assert as_text("a|b\n| c | <img src=x> `d` [e](javascript:f) BloodImage_00001.jpg") == (
         r"a\|b \| c \| \<img src=x> \`d\` [e\](javascript:f) BloodImage_00001.jpg"
     )
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_flow_in_words(tmp_path: Path) -> None:
+    """A terminal sends it to every process of the group, Prefect's temporary server included."""
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"), train={"epochs": 500})
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environ |= {"PREFECT_HOME": str(tmp_path / "prefect")}
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "finetune", str(recipe)]
+    with subprocess.Popen(
+        command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "step 1" in line)
+        os.killpg(process.pid, signal.SIGINT)
+        said += process.stdout.read()
+    assert process.returncode == 130, said
+    assert "error: stopped. Run the same command again" in said
+    assert "Traceback" not in said
+    assert "Error logging" not in said
