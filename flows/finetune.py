@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
 from pydantic import BaseModel
 
 from flows.chain import chain
@@ -119,3 +121,16 @@ def say(text: str) -> None:
     """To the flow run's log, and to whoever listens to the `annotune` logger (the command line does)."""
     get_run_logger().info(text)
     logging.getLogger("annotune").info(text)
+
+
+def start_server() -> None:
+    """Start Prefect's temporary server, where none is set, deaf to SIGINT.
+
+    A terminal sends Ctrl-C to every process; a server that ended with it could not be told that the run was stopped. A
+    mask of signals is inherited, and Prefect ends its server with SIGTERM.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,22 +64,9 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     # The console gets our lines and our errors; the flow run's own log, with tracebacks, is in Prefect.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    _start_server()
+    from flows.finetune import start_server  # noqa: PLC0415 - the help needs no Prefect
 
-
-def _start_server() -> None:
-    """Start Prefect's temporary server, where none is set, deaf to SIGINT.
-
-    A terminal sends Ctrl-C to every process; a server that ended with it could not be told that the run was stopped. A
-    mask of signals is inherited, and Prefect ends its server with SIGTERM.
-    """
-    from prefect.client.orchestration import get_client  # noqa: PLC0415 - the help needs no Prefect
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        get_client(sync_client=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    start_server()
 
 
 class narrated:  # noqa: N801 - a context manager, used like one
