@@ -64,3 +64,23 @@ def test_a_run_stopped_after_the_thaw_continues_to_the_same_weights(
 
     first, second = (load_checkpoint(summary.last)[0]["model"] for summary in (whole, again))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_what_is_held_as_built_stays_and_may_thaw(made: tuple[Path, DetectionData], tmp_path: Path) -> None:
+    """From weights most detectors hold their first stages as built; the run's watch over SIGTERM bears with it."""
+    init, train = initial(tmp_path / "init.pt", trainable_layers=1), made[1]
+    before = backbone(init)
+    options = OPTIONS.model_copy(update={"freeze": None, "epochs": 2})
+
+    held = finetune(init, train, None, options.model_copy(update={"unfreeze_at": None}), tmp_path / "held")
+    thawed = finetune(init, train, None, options.model_copy(update={"unfreeze_at": 1}), tmp_path / "thawed")
+
+    stays, moves = (
+        {
+            key
+            for key, value in backbone(run.last).items()
+            if value.is_floating_point() and torch.equal(value, before[key])
+        }
+        for run in (held, thawed)
+    )
+    assert stays > moves

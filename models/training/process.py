@@ -143,8 +143,11 @@ class StopSignal:
     def listen_to(self, model: nn.Module) -> None:
         """Hear a signal during backward passes too: whenever the gradient of one of the parameters is done."""
         for parameter in model.parameters():
+            learns = parameter.requires_grad
+            parameter.requires_grad_(True)  # only then it takes a hook; what is held as built may learn later
             hear: Any = parameter.register_post_accumulate_grad_hook
             hear(lambda _: self.interrupt())
+            parameter.requires_grad_(learns)
 
 
 @contextmanager

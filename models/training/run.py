@@ -191,7 +191,7 @@ def prepare(
     require_objects(table, train)
     require_fitting(options, detector)
     model = placed(assembled.model, process.device, channels_last=options.channels_last)
-    stop.listen_to(model)  # before any of it freezes: only what learns can be given a hook
+    stop.listen_to(model)
     frozen = apply_freeze(model, detector, options.freeze)
     optimizer = make_optimizer(model, detector, options)
     require_metric(options, assembled, val)
