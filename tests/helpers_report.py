@@ -273,7 +273,7 @@ def _history(rng: Random, steps: int = 900, every: int = 90) -> list[dict[str, A
             "bbox_regression": trend * 0.32 * rng.uniform(0.7, 1.3),
         }
         rate = 0.02 * min(1.0, step / 60) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        speed = {"images_per_second": rng.gauss(41, 2), "data_wait": 0.01}
+        speed = {"images_per_second": rng.gauss(41, 2), "data_wait": 0.01, "seconds": 4.0}
         events.append(
             {
                 "event": "step",

@@ -19,7 +19,7 @@ from models.report.pictures import picture
 from models.report.results import confusion, error_kinds
 from models.report.shapes import mask_path
 from models.report.svg import Line, line_chart, ticks
-from models.report.training import thin, training_figures
+from models.report.training import duration, thin, training_figures
 
 
 def image_with(truths: list[list[float]], found: list[tuple[list[float], float, int]], crowd: int = 0) -> Any:
@@ -202,3 +202,13 @@ SIGNS = {0.012: "+1.2", -0.012: "\N{MINUS SIGN}1.2", -0.0004: "0.0", 0.0: "0.0",
 @pytest.mark.parametrize(("change", "said"), SIGNS.items())
 def test_a_change_too_small_to_show_has_no_sign(change: float | None, said: str) -> None:
     assert signed(change) == said
+
+
+def test_the_time_of_a_run_is_that_of_the_steps_that_count_and_of_its_evaluations() -> None:
+    again = {"event": "step", "step": 10, "seconds": 900.0}  # lost in a crash, and done again
+    lines = [again, again, {"event": "eval", "step": 10, "metrics": {}, "seconds": 45.2}]
+    told = training_figures(lines)
+    assert told is not None
+    assert ("Time, evaluations included", "15 min 45 s") in told.facts
+    shown = {3: "3 s", 59.6: "1 min 0 s", 7200: "2 h 0 min", 263_000: "3 d 1 h"}
+    assert {seconds: duration(seconds) for seconds in shown} == shown

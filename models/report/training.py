@@ -128,6 +128,17 @@ def _eval_chart(evals: Sequence[Mapping[str, Any]]) -> Markup:
     )
 
 
+def duration(seconds: float) -> str:
+    """For people, in the two largest units: ``48 s``, ``9 min 5 s``, ``2 h 13 min``, ``3 d 1 h``."""
+    rest = round(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or parts or unit == "s":
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
 def _facts(
     history: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], evals: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
@@ -136,6 +147,8 @@ def _facts(
     facts.append(("Steps", f"{last['step']:,}"))
     if epoch := _number(last.get("epoch")):
         facts.append(("Epochs", f"{epoch:.3g}"))
+    if seconds := sum(_number(line.get("seconds")) or 0.0 for line in (*steps, *evals)):
+        facts.append(("Time, evaluations included", duration(seconds)))
     if speed := _median(steps, "images_per_second"):
         facts.append(("Speed, median", f"{speed:.3g} images/s"))
     if (waiting := _median(steps, "data_wait")) is not None:

@@ -286,7 +286,10 @@ def take_scores(run: Run, scores: dict[str, float]) -> None:
     run.evaluated = run.step
     better = value > run.best
     run.without_gain = 0 if better else run.without_gain + 1
-    run.journal.write("eval", step=run.step, epoch=run.step / run.plan.steps_per_epoch, metrics=scores, best=better)
+    run.journal.write(
+        "eval", step=run.step, epoch=run.step / run.plan.steps_per_epoch, metrics=scores, best=better,
+        seconds=run.clock.seconds(),
+    )  # fmt: skip
     if better:
         run.best, run.best_step, run.best_metrics = value, run.step, scores
         write_best(run)

@@ -47,6 +47,10 @@ class Clock:
     waited: float = 0.0
     images: int = 0
 
+    def seconds(self) -> float:
+        """How long it has been going; never 0, for what is divided by it."""
+        return max(1e-9, time.perf_counter() - self.since)
+
 
 @dataclass
 class Run:
@@ -158,7 +162,7 @@ class Run:
         self.clock.images += images * self.process.world
         if self.step % self.options.log_every and self.step != self.plan.steps:
             return
-        seconds = max(1e-9, time.perf_counter() - self.clock.since)
+        seconds = self.clock.seconds()
         self.journal.write(
             "step",
             step=self.step,
@@ -169,6 +173,7 @@ class Run:
             losses=losses,
             images_per_second=self.clock.images / seconds,
             data_wait=self.clock.waited / seconds,
+            seconds=seconds,
             gpu_memory=torch.cuda.max_memory_allocated() if self.process.device.type == "cuda" else 0,
         )
         self.clock = Clock()
