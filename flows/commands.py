@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from flows.terminal import Overrides, Recipe, narrated, out, quiet_prefect, runs_table
+from flows.terminal import Overrides, PrefectFile, Recipe, narrated, out, quiet_prefect, runs_table
 
 champion_app = typer.Typer(no_args_is_help=True, help="The registry's champion: show it, its history, roll back.")
 store_app = typer.Typer(no_args_is_help=True, help="The workspace's store: its size, and giving disk back.")
@@ -313,18 +313,18 @@ def parameters(config: Recipe, overrides: Overrides = None) -> None:
 
 
 def serve(
-    prefect_file: Annotated[Path, typer.Option(help="The deployments.")] = Path("deployments/prefect.yaml"),
+    prefect_file: PrefectFile = None,
     home: Annotated[Path, typer.Option(help="Prefect's database and logs.")] = Path(".prefect"),
     port: Annotated[int, typer.Option(help="Of the server, on this machine alone.")] = 4200,
     gpus: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 1,
 ) -> None:
     """Start a Prefect server and a worker with every deployment on this machine; Ctrl-C stops both."""
-    from flows.serve import QUEUES, serving
+    from flows.serve import DEPLOYMENTS, QUEUES, serving
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end for a service manager
-    queues = {**QUEUES, "gpu": gpus}
-    out.print("starting server and worker, half a minute ...")
-    with suppress(KeyboardInterrupt), serving(home.resolve(), prefect_file.resolve(), port, queues) as running:
+    queues, file = {**QUEUES, "gpu": gpus}, (prefect_file or DEPLOYMENTS).resolve()
+    out.print(f"starting server and worker with the deployments of {file}, half a minute ...", soft_wrap=True)
+    with suppress(KeyboardInterrupt), serving(home.resolve(), file, port, queues) as running:
         out.print(f"Prefect: {running.api.removesuffix('/api')}  (logs in {home})", soft_wrap=True)
         out.print(f"export PREFECT_API_URL={running.api}", soft_wrap=True)
         running.wait()
@@ -332,12 +332,12 @@ def serve(
 
 
 def deploy(
-    prefect_file: Annotated[Path, typer.Option(help="The deployments.")] = Path("deployments/prefect.yaml"),
+    prefect_file: PrefectFile = None,
     gpus: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 1,
 ) -> None:
     """Make pool, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
-    from flows.serve import QUEUES, prepare
+    from flows.serve import DEPLOYMENTS, QUEUES, prepare
 
     if "PREFECT_API_URL" not in os.environ:
         raise ValueError("PREFECT_API_URL is not set. Set it to the server's API, e.g. http://127.0.0.1:4200/api")
-    prepare(prefect_file.resolve(), os.environ, {**QUEUES, "gpu": gpus})
+    prepare((prefect_file or DEPLOYMENTS).resolve(), os.environ, {**QUEUES, "gpu": gpus})

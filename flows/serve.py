@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import httpx
 import yaml
 
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
+"""Those that come with Annotune, with ``automations.yaml`` beside them."""
 POOL = "local"
 QUEUES = {"gpu": 1, "cpu": 2}  # runs at once; the first is the number of GPUs
 GRACE = 20  # seconds for a process to end after SIGTERM

@@ -17,10 +17,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-Recipe = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; see configs/ for examples.")]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="CONFIG.yaml", help="The recipe; `_base_: fasterrcnn` and a source are one.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--set", metavar="KEY=VALUE", help="Set a value, e.g. `-o train.epochs=3`. Repeatable."),
+]
+PrefectFile = Annotated[
+    Path | None, typer.Option(help="The deployments.", show_default="those that come with Annotune")
 ]
 
 

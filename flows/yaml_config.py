@@ -6,6 +6,7 @@ compose file or a tsconfig, so a recipe works from any working directory.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ import yaml
 MAX_BYTES = 1_000_000  # a recipe is a page; more is not a recipe
 MAX_NODES = 20_000  # aliases that multiply themselves end here
 PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+RECIPES = Path(__file__).with_name("recipes")
+"""Those that come with Annotune; none of them names a file."""
+BARE_NAME = re.compile(r"[\w-]+")
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -29,7 +33,7 @@ class ConfigError(ValueError):
 class Origin:
     """Where a value was written."""
 
-    name: str  # "configs/bccd.yaml:12" or "-o train.epochs=3"
+    name: str  # "configs/bccd.yaml:12", "annotune:fasterrcnn:3" or "-o train.epochs=3"
     folder: Path  # what relative paths written there are relative to
 
 
@@ -44,12 +48,14 @@ class Recipe:
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe with its bases and put the overrides on top.
 
-    ``_base_`` is one path or a list, relative to the file; later bases win over earlier ones, the file wins over its
-    bases, mappings merge key by key and anything else replaces. A mapping with ``_delete_: true`` replaces as well.
+    ``_base_`` is one base or a list: a path relative to the file, or the bare name of a recipe that comes with
+    Annotune. Later bases win over earlier ones, the file wins over its bases, mappings merge key by key and anything
+    else replaces. A mapping with ``_delete_: true`` replaces as well.
     ``${NAME}`` and ``${NAME:-default}`` in strings are taken from the environment.
 
     Raises:
-        ConfigError: not readable, not YAML, a base that includes itself, an unset variable, a malformed override.
+        ConfigError: not readable, not YAML, a base that includes itself or that nobody knows, an unset variable, a
+            malformed override.
     """
     recipe = _read(path, ())
     for override in overrides:
@@ -64,14 +70,32 @@ def _read(path: Path, including: tuple[Path, ...]) -> Recipe:
         raise ConfigError(f"{path}: includes itself through _base_ ({chain})")
     own = _parse(path, including)
     bases = own.values.pop("_base_", [])
-    own.origins.pop("_base_", None)
+    written = own.origins.pop("_base_", None)
     if not isinstance(bases, str | list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: _base_ must be a path or a list of paths, not {bases!r}")
+        raise ConfigError(f"{path}: _base_ must be a path, a name, or a list of them, not {bases!r}")
     recipe = Recipe()
     for base in [bases] if isinstance(bases, str) else bases:
-        _merge(recipe, _read(path.parent / base, (*including, resolved)))
+        file = _find(base, path.parent, written.name if written else str(path))
+        _merge(recipe, _read(file, (*including, resolved)))
     _merge(recipe, own)
     return recipe
+
+
+def _find(base: str, folder: Path, where: str) -> Path:
+    """The file of a base: without suffix and slash it is the name of a recipe that comes with Annotune."""
+    if not BARE_NAME.fullmatch(base):
+        return folder / base
+    there = {name: RECIPES / f"{name}.yaml" for name in sorted(file.stem for file in RECIPES.glob("*.yaml"))}
+    if base not in there:
+        near = difflib.get_close_matches(base, there, 1, cutoff=0.5)
+        meant = f"did you mean {near[0]}? " if near else ""
+        remedy = f"{meant}There are {', '.join(there)}; a file of your own is ./{base}"
+        raise ConfigError(f"{where}: _base_: {base}: no recipe of that name comes with Annotune; {remedy}")
+    return there[base]
+
+
+def _shown(path: Path) -> str:
+    return f"annotune:{path.stem}" if path.parent == RECIPES else str(path)
 
 
 def _parse(path: Path, including: tuple[Path, ...]) -> Recipe:
@@ -116,7 +140,7 @@ class _Walk:
     flat: set[int] = field(default_factory=set)  # mappings whose << is replaced by what it stands for
 
     def where(self, node: yaml.Node) -> str:
-        return f"{self.path}:{node.start_mark.line + 1}"
+        return f"{_shown(self.path)}:{node.start_mark.line + 1}"
 
 
 def _value(walk: _Walk, node: yaml.Node, key: str) -> Any:

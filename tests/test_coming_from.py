@@ -19,6 +19,7 @@ from converters import read_voc, to_coco, write_coco
 from flows.chain import Plainly, chain
 from flows.config import FinetuneConfig, load_config
 from flows.scenes import FAMILIES, draw_scenes
+from flows.yaml_config import RECIPES
 from models.training.optimizer import Plan, make_plan, rate_at
 from models.weights.classes import VOC
 from models.weights.freeze import param_groups
@@ -31,9 +32,9 @@ FIFTY = tuple(f"class_{number}" for number in range(50))
 EIGHT = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.relative_to(CONFIGS).as_posix())
+@pytest.mark.parametrize("path", sorted([*CONFIGS.rglob("*.yaml"), *RECIPES.iterdir()]), ids=lambda path: path.name)
 def test_a_recipe_loads_and_its_detector_has_the_options(path: Path) -> None:
-    config = loaded(path, *(("source.format=voc", "source.root=data") if path.parent.name == "base" else ()))
+    config = loaded(path, *(("source.format=voc", "source.root=data") if path.parent == RECIPES else ()))
     resolve_options(config.detector, config.weights.source if config.weights else None)
 
 

@@ -15,15 +15,14 @@ from pydantic import ValidationError
 
 from converters.formats import FORMATS
 from flows.config import FinetuneConfig, load_config
-from flows.serve import ServeError, environment, prefect, serving
+from flows.serve import DEPLOYMENTS, ServeError, environment, prefect, serving
 
-ROOT = Path(__file__).parents[1]
-DEPLOYMENTS = ROOT / "deployments"
+ELSEWHERE = Path(__file__).parents[1] / "deployments"
 FLOWS = {"convert", "finetune", "evaluate", "retrain"}
 
 
 def prefect_file() -> dict[str, Any]:
-    return dict(yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text()))
+    return dict(yaml.safe_load(DEPLOYMENTS.read_text()))
 
 
 def form(flow: str) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
     retraining = {**parameters, "registry": str(tmp_path / "registry")}
     stages = {"convert", "check", "adapt", "train", "evaluate", "report"}
 
-    with serving(tmp_path / "prefect", DEPLOYMENTS / "prefect.yaml", free_port()) as running:
+    with serving(tmp_path / "prefect", DEPLOYMENTS, free_port()) as running:
         api = running.api
         environ = environment(tmp_path / "prefect", api)
 
@@ -156,7 +155,7 @@ def test_server_worker_and_deployments_do_the_whole_job(tmp_path: Path) -> None:
 def test_the_automations_are_prefects() -> None:
     from prefect.events.schemas.automations import AutomationCore  # noqa: PLC0415 - slow
 
-    text = (DEPLOYMENTS / "automations.yaml").read_text()
+    text = DEPLOYMENTS.with_name("automations.yaml").read_text()
     automations = [AutomationCore.model_validate(entry) for entry in yaml.safe_load(text)["automations"]]
 
     heartbeat, reschedule, *_ = automations
@@ -173,7 +172,7 @@ def test_the_automations_are_prefects() -> None:
 def test_the_job_of_a_kubernetes_pool_asks_for_gpus_and_time_to_stop() -> None:
     from prefect.utilities.templating import apply_values, find_placeholders  # noqa: PLC0415 - slow
 
-    template = orjson.loads((DEPLOYMENTS / "kubernetes-job-template.json").read_bytes())
+    template = orjson.loads((ELSEWHERE / "kubernetes-job-template.json").read_bytes())
     variables = template["variables"]["properties"]
     used = {placeholder.name for placeholder in find_placeholders(template["job_configuration"])}
     defaults = {name: field["default"] for name, field in variables.items() if "default" in field}
@@ -192,7 +191,7 @@ def test_prefects_kubernetes_worker_makes_a_job_of_it() -> None:
     from prefect.utilities.templating import apply_values  # noqa: PLC0415
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration, KubernetesWorkerVariables  # noqa: PLC0415
 
-    template = orjson.loads((DEPLOYMENTS / "kubernetes-job-template.json").read_bytes())
+    template = orjson.loads((ELSEWHERE / "kubernetes-job-template.json").read_bytes())
     own = {"gpus", "cpus", "memory", "shared_memory", "volume_claim", "grace_seconds"}
     assert template["variables"]["properties"].keys() - own <= KubernetesWorkerVariables.model_fields.keys()
     values = {

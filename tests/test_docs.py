@@ -17,6 +17,7 @@ from converters.cli import COMMANDS, make_parser
 from converters.formats import FORMATS
 from flows.cli import app
 from flows.config import FinetuneConfig, load_config
+from flows.yaml_config import RECIPES
 from models.zoo import DETECTORS, classifier_table, zoo_table
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,15 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _keys(inner, f"{prefix}{name}.")
 
 
+def recipes() -> Iterator[str]:
+    """What comes with the package, with the first line of its comment."""
+    yield from ("| `_base_` | what it is |", "|---|---|")
+    for file in sorted(RECIPES.glob("*.yaml"), key=lambda file: file.stem):
+        first = file.read_text().splitlines()[0]
+        assert re.fullmatch(r"# .*\.", first), f"{file.name} does not begin with a comment of one sentence"
+        yield f"| `{file.stem}` | {first.removeprefix('# ').removesuffix('.')} |"
+
+
 def exports() -> Iterator[str]:
     """Every detector; that each can be exported is seen in test_export.py."""
     yield from ("| detector | input | outputs |", "|---|---|---|")
@@ -94,6 +104,7 @@ TABLES: list[tuple[str, str, Callable[[], Iterator[str]]]] = [
     ("README.md", "models", models),
     ("README.md", "classifiers", classifiers),
     ("README.md", "commands", commands),
+    ("docs/config.md", "recipes", recipes),
     ("docs/config.md", "keys", config_keys),
     ("docs/export.md", "exports", exports),
 ]
@@ -195,7 +206,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     recipe = tmp_path / "my.yaml"
-    recipe.write_text(block.replace("configs/", f"{ROOT}/configs/"))
+    recipe.write_text(block)
 
     config, _ = load_config(recipe)
 

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def serve(home: Path, port: int, *options: str) -> subprocess.Popen[str]:
+    """The command, from an empty folder."""
+    folder, environment = home.parent / "empty", {**os.environ, "PYTHONPATH": str(ROOT)}
+    folder.mkdir()
     command = [
         sys.executable,
         "-c",
@@ -29,7 +32,9 @@ def serve(home: Path, port: int, *options: str) -> subprocess.Popen[str]:
         str(port),
         *options,
     ]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def processes_with(home: Path) -> list[str]:

@@ -31,13 +31,12 @@ from helpers_kill import (
 
 from flows.chain import Plainly, chain
 from flows.config import FinetuneConfig, load_config
-from flows.serve import environment, prefect, prepare, server, worker
+from flows.serve import DEPLOYMENTS, environment, prefect, prepare, server, worker
 from tasks.store import sha256_of
 
 pytestmark = pytest.mark.slow
 
 LONG = {**TRAIN, "epochs": 30}  # so that there is time to strike
-DEPLOYMENTS = Path(__file__).parents[1] / "deployments"
 
 
 @dataclass
@@ -80,8 +79,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("site")
-    for name in ("prefect.yaml", "automations.yaml"):
-        shutil.copy(DEPLOYMENTS / name, home)
+    for file in (DEPLOYMENTS, DEPLOYMENTS.with_name("automations.yaml")):
+        shutil.copy(file, home)
     patient = (home / "automations.yaml").read_text()
     # The shortest heartbeat Prefect allows is 30 seconds, which the deployments have.
     (home / "automations.yaml").write_text(patient.replace("within: 90", "within: 40").replace("90 seconds", "a while"))

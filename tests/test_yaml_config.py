@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.yaml_config import ConfigError, read_recipe
+from flows.yaml_config import RECIPES, ConfigError, read_recipe
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -34,6 +34,37 @@ def test_every_leaf_knows_file_and_line(tmp_path: Path) -> None:
         "train.seed": "-o train.seed=7",
     }
     assert origins["train.lr"].folder == tmp_path / "base"
+
+
+def test_a_bare_name_is_a_recipe_that_comes_with_annotune(tmp_path: Path) -> None:
+    write(tmp_path, "fasterrcnn", "detector: {name: mine}\n")  # a file of that name is ./fasterrcnn
+    path = write(tmp_path, "c.yaml", "_base_: [ssdlite, fasterrcnn]\ntrain: {epochs: 5}\n")
+
+    recipe = read_recipe(path)
+
+    assert recipe.values["detector"]["name"] == "fasterrcnn_resnet50_fpn"
+    assert recipe.values["train"]["epochs"] == 5
+    assert recipe.origins["detector.name"].name == "annotune:fasterrcnn:4"
+    assert recipe.origins["train.learning_rate"].name == "annotune:ssdlite:6"
+    assert read_recipe(write(tmp_path, "d.yaml", "_base_: ./fasterrcnn\n")).values == {"detector": {"name": "mine"}}
+
+
+def test_a_name_that_no_recipe_has_is_told_with_those_there_are(tmp_path: Path) -> None:
+    path = write(tmp_path, "c.yaml", "name: x\n_base_: fasterrcnn_smal\n")
+
+    with pytest.raises(ConfigError) as refused:
+        read_recipe(path)
+
+    said = str(refused.value)
+    assert said.startswith(f"{path}:2: _base_: fasterrcnn_smal: no recipe of that name comes with Annotune; ")
+    assert "did you mean fasterrcnn-small? There are fasterrcnn, fasterrcnn-small, " in said
+    assert said.endswith("a file of your own is ./fasterrcnn_smal")
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.iterdir()), ids=lambda file: file.name)
+def test_what_comes_with_annotune_says_nothing_of_where_it_runs(file: Path) -> None:
+    assert file.suffix == ".yaml"
+    assert not read_recipe(file).values.keys() & {"source", "workspace", "name"}
 
 
 def test_delete_replaces_a_mapping_instead_of_merging(tmp_path: Path) -> None:
