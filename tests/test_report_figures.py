@@ -18,7 +18,7 @@ from models.report.page import signed
 from models.report.pictures import picture
 from models.report.results import confusion, error_kinds
 from models.report.shapes import mask_path
-from models.report.svg import Line, line_chart, ticks
+from models.report.svg import Line, line_chart, short, ticks
 from models.report.training import duration, thin, training_figures
 
 
@@ -212,3 +212,9 @@ def test_the_time_of_a_run_is_that_of_the_steps_that_count_and_of_its_evaluation
     assert ("Time, evaluations included", "15 min 45 s") in told.facts
     shown = {3: "3 s", 59.6: "1 min 0 s", 7200: "2 h 0 min", 263_000: "3 d 1 h"}
     assert {seconds: duration(seconds) for seconds in shown} == shown
+
+
+def test_the_numbers_of_an_axis_fit_beside_it() -> None:
+    values = (0, 1e-9, 2.5e-5, 0.0004, 0.00025, 0.001, 0.0125, 0.25, 3, 42, 999, 1500, 2.5e6)
+    assert max(len(short(value)) for value in values) <= 6  # what LEFT has room for
+    assert [short(value) for value in values[1:5]] == ["1e-9", "2.5e-5", "4e-4", "2.5e-4"]

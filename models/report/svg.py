@@ -40,8 +40,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: 2.5e-5, 0.0005, 0.25, 3, 1.5k, 2M."""
-    if 0 < abs(value) < 1e-4:
+    """A number for an axis: 2.5e-5, 4e-4, 0.25, 3, 1.5k, 2M."""
+    if 0 < abs(value) < 1e-3:  # the room is for six characters
         digits, power = f"{value:.1e}".split("e")
         return f"{digits.removesuffix('.0')}e{int(power)}"
     for size, letter in ((1e6, "M"), (1e3, "k")):
