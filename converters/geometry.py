@@ -69,22 +69,6 @@ def box_ring(box: Box) -> tuple[float, ...]:
     return (left, top, right, top, right, bottom, left, bottom)
 
 
-def clip_box(box: Box, width: float, height: float) -> Box | None:
-    """Return the part of a box inside the image, or None where none of positive width and height is left.
-
-    Corners may come in any order.
-
-    Raises:
-        ValueError: a corner is not a finite number.
-    """
-    if not all(map(math.isfinite, box)):
-        raise ValueError(f"the box {box} has a corner that is not a finite number")
-    left, right = sorted((box[0], box[2]))
-    top, bottom = sorted((box[1], box[3]))
-    left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
-    return (left, top, right, bottom) if left < right and top < bottom else None
-
-
 def clip_ring(ring: Sequence[float], width: float, height: float) -> tuple[float, ...]:
     """Return the part of a ring inside the image; empty where nothing of positive area is left.
 

@@ -8,7 +8,6 @@ from pycocotools import mask as coco_mask
 
 from converters.geometry import (
     box_ring,
-    clip_box,
     clip_ring,
     encode_rings,
     is_simple,
@@ -126,26 +125,6 @@ def test_a_ring_inside_is_left_as_it_is_and_one_outside_is_gone():
     assert clip_ring((-30, -30, -20, -30, -20, -20), 10, 10) == ()
     assert clip_ring((-30, 0, 0, 0, 0, 10, -30, 10), 10, 10) == ()  # shares the border, covers nothing
     assert clip_ring((), 10, 10) == ()
-
-
-@given(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.integers(1, 100), st.integers(1, 100))
-def test_a_clipped_box_lies_inside_and_is_not_empty(box, width, height):
-    clipped = clip_box(box, width, height)
-
-    if clipped is not None:
-        left, top, right, bottom = clipped
-        assert 0 <= left < right <= width
-        assert 0 <= top < bottom <= height
-        assert clip_box(clipped, width, height) == clipped
-        assert clip_box((box[2], box[3], box[0], box[1]), width, height) == clipped
-
-
-def test_clip_box():
-    assert clip_box((-5, 2, 20, 8), 10, 10) == (0, 2, 10, 8)
-    assert clip_box((10, 0, 20, 8), 10, 10) is None
-    assert clip_box((3, 3, 3, 8), 10, 10) is None
-    with pytest.raises(ValueError, match="not a finite number"):
-        clip_box((0, 0, math.nan, 1), 10, 10)
 
 
 def test_segmentation_box():

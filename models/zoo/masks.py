@@ -73,11 +73,6 @@ class InstanceMasks:
         """The masks moved by so many pixels; a crop at (left, top) is ``shifted(-left, -top)``."""
         return InstanceMasks(self.cells, self.frames + self.frames.new_tensor([x, y, x, y]))
 
-    def flipped(self, width: float) -> InstanceMasks:
-        """The masks in the mirror image (left to right) of an image ``width`` pixels wide."""
-        left, top, right, bottom = self.frames.unbind(1)
-        return InstanceMasks(self.cells.flip(-1), torch.stack((width - right, top, width - left, bottom), 1))
-
     def cut(self, left: float, top: float, right: float, bottom: float) -> InstanceMasks:
         """The masks with nothing beyond these pixels of the image: frames stay, cells there are emptied."""
         side = self.cells.shape[-1]
