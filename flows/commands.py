@@ -80,7 +80,7 @@ def _tell_model(name: str) -> None:
 def score(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH.json", help="COCO file with what is there.")],
     found: Annotated[Path, typer.Argument(metavar="FOUND", help="COCO results (.json), or a checkpoint to run.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of the images; the truth's own without it.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images; without it that of the truth.")] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for metrics.json, detections.json and a page.")
     ] = None,
@@ -96,6 +96,8 @@ def score(
     from tasks.evaluate import metrics_text
 
     options, pictures = EvaluateOptions(voc=voc), images or truth.parent
+    if not pictures.is_dir():
+        raise ValueError(f"{pictures}: no such folder. --images names the one that the truth's file names are in")
     with TemporaryDirectory() as nowhere:
         place = folder or Path(nowhere)
         if found.suffix.lower() == ".json":

@@ -72,6 +72,8 @@ class FinetuneConfig(BaseModel):
             raise ValueError(f"{name} is a classifier. Write task: classification")
         if self.source.crops and not wants:
             raise ValueError("source.crops are for task: classification")
+        if self.evaluate.voc and wants:
+            raise ValueError("evaluate.voc is for detectors: a classifier has no AP. Leave it out")
         return self
 
     @property

@@ -82,8 +82,8 @@ def metrics_text(metrics: Mapping[str, Any], last: Mapping[str, Any] | None = No
 def _reached(metrics: Mapping[str, Any]) -> str:
     """The two measures that come first, in a line; of masks the first."""
     scores, names = headline_scores(metrics), ("top1", "top5") if "accuracy" in metrics else ("AP", "AP50")
-    text = ", ".join(f"{name} {scores[name]:.3f}" for name in names)
-    text += f", mask AP {metrics['segm']['AP']:.3f}" if "segm" in metrics else ""
+    text = ", ".join(f"{name} {_shown(scores[name])}" for name in names)
+    text += f", mask AP {_shown(metrics['segm']['AP'])}" if "segm" in metrics else ""
     return f"{text}, VOC mAP {_shown(metrics['voc']['AP'])}" if "voc" in metrics else text
 
 

@@ -70,6 +70,10 @@ def test_the_line_names_the_override_the_key_and_what_should_stand_there(
             GOOD.replace("val:", "valid:"),
             "my.yaml:2: source: splits needs val: a list file, a folder, a name or a share",
         ),
+        (
+            GOOD + "task: classification\ndetector: {name: timm://resnet50d}\nevaluate: {voc: true}\n",
+            "my.yaml: evaluate.voc is for detectors: a classifier has no AP. Leave it out",
+        ),
         (GOOD + "train: {seed: 1, seed: 2}\n", "my.yaml:5: the key 'seed' stands twice"),
         (GOOD + "x: 2026-02-30\n", "my.yaml:5: x: 2026-02-30: day is out of range for month. Put text in quotes"),
         ("a: &a [*a]\n" + GOOD, "my.yaml: lists or mappings too deep in each other, or an alias that holds itself"),

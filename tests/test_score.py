@@ -178,6 +178,22 @@ def test_what_cannot_be_scored_is_named(tmp_path: Path, content: str, told: str)
         read_results(tmp_path / "found.json", truth_of())
 
 
+@pytest.mark.parametrize(
+    ("rows", "names", "told"),
+    [("images", {"file_name": "1.png"}, "picture '1.png'"), ("categories", {"name": "cell"}, "class 'cell'")],
+)
+def test_a_name_that_two_have_says_nothing(tmp_path: Path, rows: str, names: dict[str, str], told: str) -> None:
+    truth = truth_of(row(1, 0))
+    truth[rows][1] |= names
+    found = {"file_name": "1.png", "category": "cell", **row(1, 0, score=1)}
+    (tmp_path / "named.json").write_text(json.dumps([found]))
+    (tmp_path / "ids.json").write_text(json.dumps([row(1, 0, score=1)]))
+
+    with pytest.raises(ValueError, match=f"detection 1: .*the truth has {told} more than once"):
+        read_results(tmp_path / "named.json", truth)
+    assert len(read_results(tmp_path / "ids.json", truth)) == 1
+
+
 def run(monkeypatch: pytest.MonkeyPatch, words: str) -> int | str | None:
     monkeypatch.setattr(sys, "argv", ["annotune", *words.split()])
     with pytest.raises(SystemExit) as ended:
@@ -217,24 +233,36 @@ def test_pictures_of_another_set_end_in_one_line(
 
     assert run(monkeypatch, "score truth.json found.json --out there") == 2
     assert "detection 1" in capsys.readouterr().err
+    assert run(monkeypatch, "score truth.json found.json --images nowhere --out there") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
     assert not Path("there").exists()
 
 
-def test_crowds_and_difficult_ones_do_not_touch_cocos_figures(tmp_path: Path) -> None:
+def test_without_objects_there_is_nothing_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("truth.json").write_text(json.dumps(truth_of()))
+    Path("found.json").write_text("[]")
+
+    assert run(monkeypatch, "score truth.json found.json --voc --out there") == 0
+    assert capsys.readouterr().out.startswith("AP -, AP50 -, VOC mAP -, 3 images\n")
+    assert Path("there/report.html").exists()
+
+
+def test_difficult_ones_do_not_touch_cocos_figures(tmp_path: Path) -> None:
     content, results = scene(3)
-    (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "found.json").write_text(json.dumps(results))
 
-    plain, voc = (
-        score(
-            tmp_path / "found.json",
-            tmp_path / "truth.json",
-            tmp_path / str(wanted),
-            options=EvaluateOptions(voc=wanted),
-        )
-        for wanted in (False, True)
-    )
-    assert plain["bbox"] == voc["bbox"]
-    assert "segm" in plain
-    assert "voc" not in plain
-    assert voc["voc"].keys() == {"AP", "AP11"}
+    figures = []
+    for difficult in (0, 1):
+        for one in content["annotations"][::3]:
+            one["difficult"] = difficult
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        found, truth, folder = tmp_path / "found.json", tmp_path / "truth.json", tmp_path / str(difficult)
+        figures.append(score(found, truth, folder, options=EvaluateOptions(voc=True)))
+
+    without, marked = figures
+    assert [marked[kind] for kind in ("bbox", "segm")] == [without[kind] for kind in ("bbox", "segm")]
+    assert marked["voc"] != without["voc"]
+    assert "voc" not in score(tmp_path / "found.json", tmp_path / "truth.json", tmp_path / "plain")

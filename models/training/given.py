@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ FORM = "Each detection needs image_id, category_id, bbox [x, y, width, height] o
 
 
 class NotInTruthError(ValueError):
-    """A picture or class that the truth does not have, or a mask of another size."""
+    """A picture or class that the truth does not have, or has twice, or a mask of another size."""
 
 
 def read_results(path: Path, truth: dict[str, Any]) -> list[Result]:
@@ -31,7 +32,7 @@ def read_results(path: Path, truth: dict[str, Any]) -> list[Result]:
 
     Raises:
         ValueError: naming the detection: a field is absent or no number, a mask is none or of another size, or picture
-            or class are not in the truth.
+            or class are not in the truth, or its names are not unique.
     """
     try:
         rows = orjson.loads(path.read_bytes())
@@ -56,9 +57,9 @@ class _Known:
     def __init__(self, truth: dict[str, Any]) -> None:
         self.sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
         self.pictures = {image["id"]: image["id"] for image in truth["images"]}
-        self.picture_names = {image["file_name"]: image["id"] for image in truth["images"]}
+        self.picture_names = _by_name(truth["images"], "file_name")
         self.classes = {category["id"]: category["id"] for category in truth["categories"]}
-        self.class_names = {category["name"]: category["id"] for category in truth["categories"]}
+        self.class_names = _by_name(truth["categories"], "name")
 
     def picture(self, row: dict[str, Any]) -> int:
         if "file_name" in row:
@@ -71,13 +72,23 @@ class _Known:
         return _known("class", row["category_id"], self.classes)
 
 
-def _known(what: str, key: Any, ids: dict[Any, int]) -> int:
+def _by_name(rows: list[dict[str, Any]], name: str) -> dict[str, int | None]:
+    """Ids by name; None where several have it."""
+    ids: dict[str, int | None] = {}
+    for row in rows:
+        ids[row[name]] = None if row[name] in ids else row["id"]
+    return ids
+
+
+def _known(what: str, key: Any, ids: Mapping[Any, int | None]) -> int:
     if key not in ids:
         some = ", ".join(repr(other) for other in list(ids)[:3])
         raise NotInTruthError(
             f"the truth has no {what} {key!r}; it has {some or 'none'}. Give the truth of these pictures"
         )
-    return ids[key]
+    if (found := ids[key]) is None:
+        raise NotInTruthError(f"the truth has {what} {key!r} more than once. Make its names unique, or write ids alone")
+    return found
 
 
 def _result(row: Any, known: _Known) -> Result:
