@@ -187,8 +187,11 @@ def test_the_house_of_the_readme_stands() -> None:
     text = (ROOT / "README.md").read_text()
     for folder in re.findall(r"^(\w+)/ ", text, re.MULTILINE):
         assert (ROOT / folder).is_dir()
+    house = text.partition("## The house")[2]
     for package in ("converters", "models", "tasks", "flows"):
-        assert f"\n{package}/ " in text
+        assert f"\n{package}/ " in house
+        for room in {path.parent for path in (ROOT / package).glob("*/**/*.py")}:
+            assert f" {room.name}/ " in house, room
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
