@@ -13,6 +13,7 @@ from helpers_flow import tiny_recipe, tiny_scenes
 from helpers_kill import TRAIN, begin_run, free_port, wait_for_steps, wait_until
 
 from flows.config import load_config
+from flows.serve import DEPLOYMENTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def serve(home: Path, port: int, *options: str) -> subprocess.Popen[str]:
     """The command, from an empty folder."""
     folder, environment = home.parent / "empty", {**os.environ, "PYTHONPATH": str(ROOT)}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     command = [
         sys.executable,
         "-c",
@@ -67,6 +68,19 @@ def test_deployments_that_are_not_there_are_said(tmp_path: Path) -> None:
 
     assert process.returncode == 1
     assert "none.yaml: no deployments there. Give the file with --prefect-file" in said.replace("\n", " ")
+
+
+def test_a_file_of_the_working_directory_is_not_deployed_unasked(tmp_path: Path) -> None:
+    foreign = tmp_path / "empty/deployments/prefect.yaml"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("deployments: []\n")
+    with socket.socket() as other:  # it says what it would deploy, and ends
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with serve(tmp_path / "home", other.getsockname()[1]) as process:
+            said, _ = process.communicate(timeout=120)
+
+    assert f"with the deployments of {DEPLOYMENTS}" in said
 
 
 @pytest.mark.slow
