@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -135,7 +136,7 @@ def load_coco(path: Path) -> dict[str, Any]:
     """A COCO instances file as it stands.
 
     Raises:
-        ValueError: not JSON, or without the three lists.
+        ValueError: not JSON, without the three lists, or with a class name that two categories have.
     """
     try:
         content = orjson.loads(path.read_bytes())
@@ -144,6 +145,9 @@ def load_coco(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path}: not a COCO instances file, it has no list {key!r}")
+    names = Counter(category.get("name") for category in content["categories"])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{path}: two categories are called {twice[0]!r}. Merge them: scores go by the name")
     return content  # type: ignore[no-any-return]
 
 

@@ -32,7 +32,7 @@ def read_results(path: Path, truth: dict[str, Any]) -> list[Result]:
 
     Raises:
         ValueError: naming the detection: a field is absent or no number, a mask is none or of another size, or picture
-            or class are not in the truth, or its names are not unique.
+            or class are not in the truth, or are there twice.
     """
     try:
         rows = orjson.loads(path.read_bytes())
@@ -57,9 +57,9 @@ class _Known:
     def __init__(self, truth: dict[str, Any]) -> None:
         self.sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
         self.pictures = {image["id"]: image["id"] for image in truth["images"]}
-        self.picture_names = _by_name(truth["images"], "file_name")
+        self.picture_names = _by_name(truth["images"])
         self.classes = {category["id"]: category["id"] for category in truth["categories"]}
-        self.class_names = _by_name(truth["categories"], "name")
+        self.class_names = {category["name"]: category["id"] for category in truth["categories"]}
 
     def picture(self, row: dict[str, Any]) -> int:
         if "file_name" in row:
@@ -72,11 +72,11 @@ class _Known:
         return _known("class", row["category_id"], self.classes)
 
 
-def _by_name(rows: list[dict[str, Any]], name: str) -> dict[str, int | None]:
-    """Ids by name; None where several have it."""
+def _by_name(images: list[dict[str, Any]]) -> dict[str, int | None]:
+    """The ids of images by file name; None where several have it."""
     ids: dict[str, int | None] = {}
-    for row in rows:
-        ids[row[name]] = None if row[name] in ids else row["id"]
+    for image in images:
+        ids[image["file_name"]] = None if image["file_name"] in ids else image["id"]
     return ids
 
 
@@ -87,7 +87,7 @@ def _known(what: str, key: Any, ids: Mapping[Any, int | None]) -> int:
             f"the truth has no {what} {key!r}; it has {some or 'none'}. Give the truth of these pictures"
         )
     if (found := ids[key]) is None:
-        raise NotInTruthError(f"the truth has {what} {key!r} more than once. Make its names unique, or write ids alone")
+        raise NotInTruthError(f"the truth has {what} {key!r} more than once. Name each once, or write ids alone")
     return found
 
 
