@@ -264,17 +264,6 @@ def test_what_an_evaluation_could_not_read_is_named_before(tmp_path: Path) -> No
     ]
 
 
-def test_a_photo_turned_by_half_is_named_with_how_it_is_taken(tmp_path: Path) -> None:
-    splits = dataset(tmp_path)
-    SEEDS["image-exif"].breaks(splits, tmp_path)
-
-    (problem,) = check(splits, tmp_path, "image-exif").problems
-
-    assert (problem.file, problem.value) == ("train_0.jpg", "EXIF orientation 3")
-    assert "its size is the same either way, so training takes the boxes as drawn on what is shown" in problem.message
-    assert "bake the rotation into the pixels" in problem.remedy
-
-
 def test_threads_and_one_thread_agree_and_reports_survive_pickling(tmp_path: Path) -> None:
     splits = dataset(tmp_path)
     for rule in ("image-truncated", "bbox-outside", "leak-bytes"):

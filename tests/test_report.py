@@ -234,18 +234,25 @@ def test_a_picture_that_cannot_be_read_is_left_out(fresh: ReportInputs, tmp_path
     assert "pictures" not in rendered(fresh, tmp_path).sections()
 
 
-def test_boxes_follow_the_picture_when_exif_turns_it(fresh: ReportInputs, tmp_path: Path) -> None:
-    """A picture stored lying is shown standing: the drawing has the shape of what is shown."""
+@pytest.mark.parametrize(("annotated", "high"), [((240, 320), "640.0"), ((320, 240), "360.0")])
+def test_boxes_follow_the_picture_when_exif_turns_it(
+    fresh: ReportInputs, tmp_path: Path, annotated: tuple[int, int], high: str
+) -> None:
+    """A picture stored lying is shown standing, unless the annotated size is the stored one, as in training."""
     assert fresh.images
+    content = json.loads(fresh.val.read_text())
+    for image in content["images"]:
+        image["width"], image["height"] = annotated
+    fresh.val.write_text(json.dumps(content))
     for path in fresh.images.iterdir():
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (320, 240)).save(path, exif=exif)
     page = rendered(fresh, tmp_path)
-    assert {image["height"] for image in page.every("image")} == {"640.0"}  # 480 * 320 / 240
+    assert {image["height"] for image in page.every("image")} == {high}  # on a canvas of 480
     uri = page.every("image")[0]["href"] or ""
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as embedded:
-        assert embedded.size == (240, 320)
+        assert embedded.size == annotated
 
 
 def test_labels_of_boxes_in_one_place_do_not_cover_each_other(fresh: ReportInputs, tmp_path: Path) -> None:

@@ -118,22 +118,34 @@ def _check_size(draft: Draft, row: int, look: Look, ends: Mapping[int, tuple[flo
     if stated == look.shown or min(stated) < 1:
         return
     width, height = look.shown
+    right, bottom = ends.get(row, (0, 0))
+    if _annotated_as_stored(draft, row, look) and right <= stated[0] + 1 and bottom <= stated[1] + 1:
+        return  # which is training's way to read it, and what image-exif says
     message = f"the JSON says {stated[0]}x{stated[1]}, the file is {width}x{height}"
     if stated == (look.width, look.height):
         message += f" when shown as its EXIF orientation {look.orientation} asks"
     elif stated == (height, width):
         message += ": exchanged"
-    right, bottom = ends.get(row, (0, 0))
     repair = {"width": width, "height": height} if right <= width + 1 and bottom <= height + 1 else None
     if repair is None:
         message += "; the boxes do not fit the file"
     draft.hit("image-size-differs", row, message, f"{stated[0]}x{stated[1]}", repair)
 
 
+def _annotated_as_stored(draft: Draft, row: int, look: Look) -> bool:
+    """Whether the size is that of the stored pixels and not that of the picture as it is shown."""
+    image = draft.images[row]
+    stated = as_integer(image.get("width")), as_integer(image.get("height"))
+    return stated == (look.width, look.height) != look.shown
+
+
 def _check_file(draft: Draft, row: int, path: Path | None, look: Look) -> None:
     if look.orientation != 1:
-        tells_nothing = "; its size is the same either way, so training takes the boxes as drawn on what is shown"
-        message = f"the file is shown turned{tells_nothing if look.orientation < 5 else ''}"
+        message = "the file is shown turned"
+        if look.orientation < 5:
+            message += "; its size is the same either way, so training takes the boxes as drawn on what is shown"
+        elif _annotated_as_stored(draft, row, look):
+            message += "; its size is that of the stored pixels, so training takes the boxes as drawn on those"
         draft.hit("image-exif", row, message, f"EXIF orientation {look.orientation}")
     known = EXTENSIONS.get(look.format)
     if path is not None and known and path.suffix.lower() not in known:

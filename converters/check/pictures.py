@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -48,14 +49,15 @@ def pictures_of(
     """Return the first problems of each rule that can be shown, each with one picture, or two of a pair."""
     roots = images if isinstance(images, Mapping) else dict.fromkeys(report.splits, images)
     chosen: dict[str, list[tuple[Problem, list[Picture]]]] = {}
-    neighbours = _boxes_by_image(report, {(p.split, p.image_id) for p in report.problems})
+    wanted = {(p.split, p.image_id) for p in report.problems}
+    neighbours, sizes = _boxes_by_image(report, wanted), _sizes(report, wanted)
     rings = _rings(report, {(p.split, p.annotation_id) for p in report.problems if p.rule.startswith(_DRAWN)})
     for problem in report.problems:
         shown = chosen.setdefault(problem.rule, [])
         if len(shown) >= per_rule:
             continue
-        others = neighbours.get((problem.split, problem.image_id), ())
-        first = _picture(roots.get(problem.split), problem.file, problem.box, others)
+        key = problem.split, problem.image_id
+        first = _picture(roots.get(problem.split), problem.file, problem.box, neighbours.get(key, ()), sizes.get(key))
         if first is None:
             continue
         if problem.rule.startswith(_DRAWN):
@@ -81,6 +83,18 @@ def _boxes_by_image(
     return found
 
 
+def _sizes(report: CheckReport, wanted: set[tuple[str, int | None]]) -> dict[tuple[str, int | None], tuple[Any, Any]]:
+    """Width and height of the images that are shown, as the splits state them after the check."""
+    found = {}
+    for name, coco in report.splits.items():
+        images = coco.get("images")
+        for entry in images if isinstance(images, list) else ():
+            key = (name, as_integer(entry.get("id"))) if isinstance(entry, dict) else (name, None)
+            if key in wanted and key[1] is not None:
+                found[key] = entry.get("width"), entry.get("height")
+    return found
+
+
 def _rings(
     report: CheckReport, wanted: set[tuple[str, int | None]]
 ) -> dict[tuple[str, int | None], tuple[tuple[float, ...], ...]]:
@@ -96,18 +110,21 @@ def _rings(
     return found
 
 
-def _picture(root: Path | None, name: str, box: Box | None, others: Iterable[Box]) -> Picture | None:
+def _picture(
+    root: Path | None, name: str, box: Box | None, others: Iterable[Box], stated: tuple[Any, Any] | None = None
+) -> Picture | None:
+    """A picture upright, unless its stated size is that of the stored pixels alone, as training reads it."""
     if root is None or unsafe(name):
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(root / name) as image:
-                width, height = image.size
                 upright = ImageOps.exif_transpose(image)
-                width, height = upright.size
+                shown = image if stated == image.size != upright.size else upright
+                width, height = shown.size
                 view = _view(width, height, box)
-                href, place = _cut(upright, view)
+                href, place = _cut(shown, view)
     except Exception:  # shown or not: why an image cannot be read is among the problems
         return None
     inside = tuple(other for other in others if other != box)

@@ -131,7 +131,7 @@ def _pictures(run: Run, matched: Sequence[Matched], score: float) -> dict[str, A
         else []
         for kind, chosen in (("worst", worst), ("typical", typical))
     }
-    wrong = pictures.mistakes(run.metrics, images) if images and results.classifies(run.metrics) else []
+    wrong = pictures.mistakes(run.metrics, run.val, images) if images and results.classifies(run.metrics) else []
     return {"score": score, "wrong": wrong, **{kind: [s for s in found if s] for kind, found in sides.items()}}
 
 

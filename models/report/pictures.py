@@ -69,7 +69,7 @@ def picture(matched: Matched, images: Path, score: float, identity: str) -> Pict
         identity: an id that is unique on the page.
     """
     name = str(matched.image.get("file_name", ""))
-    read = _embedded(images, name)
+    read = _embedded(images, matched.image)
     if read is None:
         return None
     uri, (width, height) = read
@@ -102,17 +102,18 @@ class Mistake:
     annotated_score: float | None  # None: not among the five most probable
 
 
-def mistakes(metrics: Mapping[str, Any], images: Path, most: int = 12) -> list[Mistake]:
+def mistakes(metrics: Mapping[str, Any], coco: Mapping[str, Any], images: Path, most: int = 12) -> list[Mistake]:
     """The surest wrong answers of a classifier, as small pictures of what it looked at.
 
     Args:
         metrics: ``metrics.json``.
+        coco: the COCO file that was evaluated.
         images: folder that ``file_name`` is relative to; nothing outside of it is opened.
         most: how many.
     """
-    found = []
+    found, entries = [], {str(image.get("file_name")): image for image in coco["images"]}
     for row in (metrics.get("suspects") or [])[:most]:
-        read = _embedded(images, str(row["file_name"]), row["bbox"])
+        read = _embedded(images, entries.get(str(row["file_name"]), row), row["bbox"])
         if read is not None:
             names = (str(row["file_name"]), str(row["annotated"]), str(row["found"]))
             found.append(Mistake(read[0], *names, float(row["score"]), row.get("annotated_score")))
@@ -177,13 +178,16 @@ def _clipped(text: str, most: int = MOST_LETTERS) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _embedded(images: Path, name: str, box: Sequence[float] | None = None) -> tuple[str, tuple[int, int]] | None:
-    """A small JPEG as a data URI, and the size of the picture it was made from; upright, as the boxes are.
+def _embedded(
+    images: Path, entry: Mapping[str, Any], box: Sequence[float] | None = None
+) -> tuple[str, tuple[int, int]] | None:
+    """A small JPEG as a data URI, and the size of the picture it was made from.
 
-    With a ``box`` (xywh pixels) only what is in it, smaller.
+    As the training reads it: upright, unless the size of the ``entry`` of the COCO file is that of the stored pixels
+    alone. With a ``box`` (xywh pixels) only what is in it, smaller.
     """
     longest = LONGEST_SIDE if box is None else THUMBNAIL
-    path = images / name
+    path = images / str(entry.get("file_name", ""))
     if not path.resolve().is_relative_to(images.resolve()) or not path.is_file():
         return None
     try:
@@ -191,10 +195,12 @@ def _embedded(images: Path, name: str, box: Sequence[float] | None = None) -> tu
             warnings.simplefilter("ignore")  # odd metadata is no reason to go without the picture
             with Image.open(path) as opened:
                 turned = opened.getexif().get(0x0112, 1) >= 5
-                size = opened.size[::-1] if turned else opened.size
+                shown = opened.size[::-1] if turned else opened.size
+                as_stored = (entry.get("width"), entry.get("height")) == opened.size != shown
+                size = opened.size if as_stored else shown
                 if box is None:
                     opened.draft("RGB", (LONGEST_SIDE, LONGEST_SIDE))
-                small = as_rgb(ImageOps.exif_transpose(opened))
+                small = as_rgb(opened if as_stored else ImageOps.exif_transpose(opened))
                 if box is not None:
                     small = small.crop((int(box[0]), int(box[1]), ceil(box[0] + box[2]), ceil(box[1] + box[3])))
     except (OSError, ValueError, Image.DecompressionBombError):
