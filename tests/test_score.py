@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -220,6 +221,7 @@ def test_a_checkpoint_and_what_it_found_score_alike(
     assert {"confusion", "errors", "worst_images", "voc"} <= json.loads(written).keys()
     page = (tmp_path / "again/report.html").read_text()
     assert "data:image" in page
+    assert {"VOC AP", "VOC AP11"} <= set(re.findall(r"<th [^>]*>([^<]+)</th>", page))
     assert not (tmp_path / "metrics.json").exists()
 
 

@@ -26,7 +26,7 @@ ACCURACY = (
 )
 CLASS_MEASURES = {
     "AP": "AP", "AP50": "AP50", "AR": "AR", "mask_AP": "Mask AP", "mask_AR": "Mask AR",
-    "recall": "Accuracy", "precision": "Precision", "f1": "F1",
+    "VOC_AP": "VOC AP", "VOC_AP11": "VOC AP11", "recall": "Accuracy", "precision": "Precision", "f1": "F1",
 }  # fmt: skip
 RANKED_BY = ("AP", "recall")  # a class: by AP, or by a classifier's accuracy on it
 ERRORS = {

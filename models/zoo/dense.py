@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from models.zoo import rcnn
@@ -60,7 +59,8 @@ def without_background(head_outputs: Outputs) -> Outputs:
     return {**head_outputs, "cls_logits": logits}
 
 
-def _common(options: DetectorOptions) -> dict[str, Any]:
+def selection(options: DetectorOptions) -> dict[str, Any]:
+    """Which detections are kept, in torchvision's words."""
     return {
         "score_thresh": options.score_threshold,
         "nms_thresh": options.nms,
@@ -68,31 +68,28 @@ def _common(options: DetectorOptions) -> dict[str, Any]:
     }
 
 
-def _anchors(options: DetectorOptions) -> AnchorGenerator:
-    assert isinstance(options.anchors, tuple), "options are resolved first"
-    return AnchorGenerator(options.anchors, (options.aspect_ratios,) * len(options.anchors))
-
-
 def retinanet(num_classes: int, options: DetectorOptions) -> nn.Module:
     """RetinaNet with ResNet-50 and FPN; P6 comes from P5 (https://arxiv.org/abs/1708.02002)."""
     backbone = pyramid(options, LEVELS, "pyramid")
-    model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=_anchors(options), **_common(options))
+    model = ForegroundRetinaNet(
+        backbone, num_classes, anchor_generator=rcnn.anchor_generator(options), **selection(options)
+    )
     return finish(model, options, RESNET_STAGES)
 
 
 def retinanet_v2(num_classes: int, options: DetectorOptions) -> nn.Module:
     """RetinaNet with group norm in its heads and a GIoU loss; P6 comes from C5, as in mmdetection."""
     backbone = pyramid(options, LEVELS, "backbone")
-    anchors = _anchors(options)
+    anchors = rcnn.anchor_generator(options)
     head = RetinaNetHead(256, anchors.num_anchors_per_location()[0], num_classes, norm_layer=partial(nn.GroupNorm, 32))
     head.regression_head._loss_type = "giou"
-    model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **_common(options))
+    model = ForegroundRetinaNet(backbone, num_classes, anchor_generator=anchors, head=head, **selection(options))
     return finish(model, options, RESNET_STAGES)
 
 
 def fcos(num_classes: int, options: DetectorOptions) -> nn.Module:
     """FCOS with ResNet-50 and FPN: no anchors (https://arxiv.org/abs/2006.09214)."""
-    model = ForegroundFCOS(pyramid(options, LEVELS, "pyramid"), num_classes, **_common(options))
+    model = ForegroundFCOS(pyramid(options, LEVELS, "pyramid"), num_classes, **selection(options))
     return finish(model, options, RESNET_STAGES)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from torchvision.models import vgg16
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
@@ -12,6 +10,7 @@ from torchvision.models.detection.ssd import SSD, _vgg_extractor
 
 from models.errors import DetectorError
 from models.zoo.backbones import finish
+from models.zoo.dense import selection
 from models.zoo.detector import ClassRows, Detector, Pretrained
 from models.zoo.options import DetectorOptions
 from models.zoo.rcnn import RECIPE
@@ -35,14 +34,6 @@ SSDLITE_STAGES = (
 )
 
 
-def _common(options: DetectorOptions) -> dict[str, Any]:
-    return {
-        "score_thresh": options.score_threshold,
-        "nms_thresh": options.nms,
-        "detections_per_img": options.detections_per_image,
-    }
-
-
 def ssd300(num_classes: int, options: DetectorOptions) -> nn.Module:
     """SSD300 with VGG-16 (https://arxiv.org/abs/1512.02325).
 
@@ -56,14 +47,14 @@ def ssd300(num_classes: int, options: DetectorOptions) -> nn.Module:
         scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
         steps=[8, 16, 32, 64, 100, 300],
     )
-    model = SSD(_vgg_extractor(vgg16(), False, 5), boxes, (300, 300), num_classes, **_common(options))
+    model = SSD(_vgg_extractor(vgg16(), False, 5), boxes, (300, 300), num_classes, **selection(options))
     return finish(model, options, VGG_STAGES, size_divisible=1)
 
 
 def ssdlite(num_classes: int, options: DetectorOptions) -> nn.Module:
     """SSDlite with MobileNetV3-Large of reduced tail (https://arxiv.org/abs/1905.02244)."""
     model = ssdlite320_mobilenet_v3_large(
-        weights=None, weights_backbone=None, num_classes=num_classes, topk_candidates=300, **_common(options)
+        weights=None, weights_backbone=None, num_classes=num_classes, topk_candidates=300, **selection(options)
     )
     return finish(model, options, SSDLITE_STAGES, size_divisible=1)
 
