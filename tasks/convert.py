@@ -122,6 +122,6 @@ def _summary(about: Mapping[str, Any]) -> str:
         f"| {as_text(name)} | " + " | ".join(str(s["classes"][name]) for s in splits.values()) + " |" for name in names
     ]
     left_out = [*about["dropped"].items(), *about["notes"].items()]
-    lines += ["", *(f"- {reason}: {count}" for reason, count in left_out)]
-    lines += [f"- not readable: {error}" for error in about["bad_files"]]
+    lines += ["", *(f"- {as_text(reason)}: {count}" for reason, count in left_out)]
+    lines += [f"- not readable: {as_text(error)}" for error in about["bad_files"]]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from models.training.progress import TrainingDisplay, shown_metrics
 from models.weights.freeze import choose_strategy
 from models.weights.plan import LoadPlan
 from tasks.convert import Images
-from tasks.stage import HEARD_BY, product
+from tasks.stage import HEARD_BY, as_text, product
 from tasks.store import FileRef, Product
 
 log = logging.getLogger("annotune")
@@ -42,7 +42,7 @@ def train(folder: Path, init: FileRef, train: FileRef, val: FileRef, images: Ima
             heard_by(folder, line)
 
         summary = run_training(init.path, learn, choose, options, folder, on_line=tell)
-    (folder / "summary.md").write_text(_summary(summary))
+    (folder / "summary.md").write_text(train_text(summary))
 
 
 def choose_freeze(options: TrainOptions, adapted: Product, checked: Product) -> TrainOptions:
@@ -69,10 +69,11 @@ def choose_freeze(options: TrainOptions, adapted: Product, checked: Product) -> 
     return options.model_copy(update={"freeze": strategy.freeze})
 
 
-def _summary(summary: TrainSummary) -> str:
+def train_text(summary: TrainSummary) -> str:
+    """What was reached in a line, and what a reader should know."""
     reached = ", ".join(f"{name} {value:.3f}" for name, value in shown_metrics(summary.metrics).items())
     first = (
         f"{summary.steps:,} steps, {summary.epochs:.1f} epochs; best at step {summary.best_step:,}: {reached or '-'}"
     )
     notes = [*summary.notes, *(f"not readable: {name}" for name in summary.unreadable)]
-    return "\n".join([first, "", *(f"- {note}" for note in notes)]) + "\n"
+    return "\n".join([first, "", *(f"- {as_text(note)}" for note in notes)]) + "\n"

@@ -87,7 +87,7 @@ def test_processes_that_a_list_cannot_use_are_not_ignored_in_silence(annotune: C
     images = [{"id": number, "file_name": f"{number}.jpg", "width": 9, "height": 9} for number in range(20)]
     listed = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "all.json").write_text(json.dumps(listed))
-    (tmp_path / "my.yaml").write_text("source: {format: coco, root: all.json, jobs: 4}")
+    (tmp_path / "my.yaml").write_text("workspace: made\nsource: {format: coco, root: all.json, jobs: 4}")
 
     result = annotune("convert", tmp_path / "my.yaml")
 

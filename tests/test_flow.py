@@ -60,7 +60,7 @@ def test_training_is_seen_on_prefects_pages(first: Outcome) -> None:
     assert "| step | bbox/AP | bbox/AP50 | |" in page.description
     pictures = re.findall(r"data:image/svg\+xml;base64,([^)]+)", page.description)
     drawn = [ElementTree.fromstring(base64.b64decode(picture)) for picture in pictures]
-    assert {"Training loss", "Validation while training"} <= {one.findtext("{*}text") for one in drawn}
+    assert {"Training loss", "Validation while training, in points"} <= {one.findtext("{*}text") for one in drawn}
     assert any(line.startswith("step 3/3 epoch 1.0 loss ") for line in told)
     assert any(line.startswith("step 3: bbox/AP ") for line in told)
 

@@ -15,9 +15,13 @@ from helpers_flow import tiny_recipe, tiny_scenes
 from rich.console import Console
 from typer.testing import CliRunner
 
+from flows.chain import Plainly, chain
 from flows.cli import PANEL_OF, app
+from flows.config import load_config
+from models.training.folder import TrainSummary
 from models.training.progress import TrainingDisplay
 from tasks.stage import as_text
+from tasks.train import train_text
 
 STEP = {
     "event": "step", "step": 70100, "steps": 90000, "epoch": 9.5, "loss": 12.3456, "lr": 0.00123,
@@ -47,6 +51,22 @@ def test_names_from_outside_are_text_in_a_summary() -> None:
     assert as_text("a|b\n| c | <img src=x> `d` [e](javascript:f) BloodImage_00001.jpg") == (
         r"a\|b \| c \| \<img src=x> \`d\` [e\](javascript:f) BloodImage_00001.jpg"
     )
+
+
+def test_what_a_dataset_says_is_text_in_the_summaries_of_a_run(tmp_path: Path) -> None:
+    evil = "<img src=x>.jpg"
+    recipe = tiny_recipe(tmp_path, tiny_scenes(tmp_path / "data"))
+    (tmp_path / "data/Annotations" / evil).with_suffix(".xml").write_text("no XML")
+    for listed in (tmp_path / "data/ImageSets/Main").glob("train*.txt"):
+        listed.write_text(f"{listed.read_text()}<img src=x>\n")
+    config, _ = load_config(recipe, ["source.skip_bad=true"])
+    results = chain(config, Plainly(config.workspace))
+    converted = dict([next(results), next(results)])["convert"]
+    trained = TrainSummary(tmp_path, tmp_path, 1, 1.0, 1, {}, 2, (evil,), (f"lost {evil}",))
+
+    for text in ((converted.path / "summary.md").read_text(), train_text(trained)):
+        assert r"\<img src=x>" in text
+        assert not re.search(r"[^\\]<img", text)
 
 
 @pytest.mark.slow
