@@ -262,7 +262,7 @@ def compare(detector: str, given: argparse.Namespace) -> None:
             "ours with cache_mb": (cached, "input"),
             "reference": (reference, "input"),
         }
-        said("input path, file to normalised batch", in_turns(paths, given.steps * 2), given.batch)
+        said("input path, file to normalised batch", in_turns(paths, max(8, given.steps * 2)), given.batch)
         if not given.input_only:
             ways = {
                 "ours": (ours, "float32"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -16,6 +17,7 @@ from tasks.check import check, classes_of, refuse_errors
 from tasks.convert import convert, images_of
 from tasks.evaluate import evaluate, last_of
 from tasks.fetch import fetch
+from tasks.gc import under_way
 from tasks.look import look
 from tasks.report import ReportOptions, report
 from tasks.shards import ConvertOptions, Shards, convert_shard
@@ -100,3 +102,14 @@ class Plainly:
         """One call after the other, whatever ``how`` says."""
         call: Callable[..., T] = stage
         return [call(self.workspace, *arguments) for arguments in calls]
+
+
+def up_to(stage: str, config: FinetuneConfig) -> dict[str, Any]:
+    """Run the stages up to this one as plain calls; the result of each by its name, in their order."""
+    results: dict[str, Any] = {}
+    with under_way(config.workspace):
+        for name, results[name] in chain(config, Plainly(config.workspace)):
+            logging.getLogger("annotune").info("%-9s %s", name, getattr(results[name], "path", ""))
+            if name == stage:
+                break
+    return results

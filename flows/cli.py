@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 from collections import Counter
@@ -129,18 +128,12 @@ def config(config: Recipe, overrides: Overrides = None) -> None:
 
 
 def _run_until(stage: str, config: Path, overrides: list[str] | None) -> None:
-    from flows.chain import Plainly, chain
+    from flows.chain import up_to
     from flows.config import load_config
-    from tasks.gc import under_way
 
     settings, _ = load_config(config, overrides or [])
-    with narrated(), under_way(settings.workspace):
-        log = logging.getLogger("annotune")
-        for name, result in chain(settings, Plainly(settings.workspace)):
-            log.info("%-9s %s", name, getattr(result, "path", ""))
-            if name == stage:
-                break
-    path = getattr(result, "path", None)
+    with narrated():
+        path = getattr(up_to(stage, settings)[stage], "path", None)
     if path is not None and (path / "summary.md").is_file():
         text = (path / "summary.md").read_text()
         out.print(Markdown(text) if out.is_terminal else text, markup=False, soft_wrap=not out.is_terminal)

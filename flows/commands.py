@@ -125,19 +125,15 @@ def browse(
     epoch: Annotated[int, typer.Option(min=0, help="Of which epoch, from 0: mosaic and mixup end before the run.")] = 0,
 ) -> None:
     """See what the network sees: training pictures and their objects after augmentation, as the run gets them."""
-    from flows.chain import Plainly, chain
+    from flows.chain import up_to
     from flows.config import load_config
     from models.training import DetectionData
     from models.training.browse import browse as write
     from tasks.convert import image_root
-    from tasks.gc import under_way
 
     settings, _ = load_config(config, overrides or [])
-    done = {}
-    with narrated(), under_way(settings.workspace):
-        for name, done[name] in chain(settings, Plainly(settings.workspace)):
-            if name == "adapt":
-                break
+    with narrated():
+        done = up_to("adapt", settings)
     train = DetectionData(done["check"].path / "train.json", image_root(settings.source, done["convert"]))
     written = list(write(done["adapt"].path / "init.pt", train, settings.train, folder, epoch=epoch, count=count))
     out.print(f"{len(written)} pictures in {folder}", markup=False, soft_wrap=True)

@@ -120,8 +120,8 @@ def test_chainercv_says_the_same(chainercv: dict[str, Any], seed: int) -> None:
 
 
 def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
-    """PaddleDetection's mask.json: the boxes are those that pycocotools finds around run lengths, and around rings."""
-    draw, masks = np.random.default_rng(0), []
+    """PaddleDetection's mask.json: the boxes are those around the pixels of run lengths, and around rings."""
+    draw, masks, expected = np.random.default_rng(0), [], []
     for number in range(60):
         mask = np.zeros((20, 400), np.uint8)
         y, x, height, width = draw.integers((0, 0, 1, 1), (12, 300, 20, 100)) * (number % 4 > 0, 1, 1, 1)
@@ -130,14 +130,18 @@ def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
             draw.integers(0, 2 + number % 3, mask[y : y + height, x : x + width].shape) > 0
         )
         masks.append(coco_mask.encode(np.asfortranarray(mask)))
+        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        corner = (columns[0], rows[0]) if len(rows) else (0, 0)
+        expected.append([*corner, *((np.ptp(columns) + 1, np.ptp(rows) + 1) if len(rows) else (0, 0))])
     masks += [coco_mask.encode(np.asfortranarray(np.full((20, 400), fill, np.uint8))) for fill in (0, 1)]
     shapes = [{"size": mask["size"], "counts": mask["counts"].decode()} for mask in masks]
     shapes += [{"size": [20, 400], "counts": [43, 2, 18, 2, 7935]}, [[2, 3, 4, 3, 4, 5, 2, 5]]]  # type: ignore[list-item]
     path = tmp_path / "mask.json"
-    rows = [{"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": shape} for shape in shapes]
-    path.write_text(json.dumps(rows))
+    path.write_text(
+        json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": shape} for shape in shapes])
+    )
 
-    expected = [*coco_mask.toBbox(masks).tolist(), [2, 3, 2, 2], [2, 3, 2, 2]]
+    expected += [[0, 0, 0, 0], [0, 0, 400, 20], [2, 3, 2, 2], [2, 3, 2, 2]]
     assert [result["bbox"] for result in read_results(path, truth_of())] == expected
 
 

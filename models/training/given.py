@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from models.training.scores import Result
 
@@ -116,15 +117,8 @@ def _box_of(mask: Any, size: tuple[int, int]) -> list[float]:
     runs = np.array(counts, np.int64) if isinstance(counts, list) else _runs(counts.encode())
     if (runs < 0).any() or runs.sum() != height * width:
         raise ValueError
-    ends = runs.cumsum()
-    first, last = ends[:-1:2], ends[1::2] - 1  # of each run of the mask, counted down the columns
-    first, last = first[: len(last)][runs[1::2] > 0], last[runs[1::2] > 0]
-    if not len(first):
-        return [0.0, 0.0, 0.0, 0.0]
-    left, right = first[0] // height, last[-1] // height
-    spans = (first // height != last // height).any()  # over the foot of a column: it touches both edges
-    top, bottom = (0, height - 1) if spans else ((first % height).min(), (last % height).max())
-    return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]
+    whole = coco_mask.frPyObjects(mask, height, width) if isinstance(counts, list) else mask
+    return [float(value) for value in coco_mask.toBbox(whole)]  # type: ignore[no-untyped-call]
 
 
 def _runs(text: bytes) -> NDArray[np.int64]:
