@@ -136,12 +136,13 @@ def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
     masks += [coco_mask.encode(np.asfortranarray(np.full((20, 400), fill, np.uint8))) for fill in (0, 1)]
     shapes = [{"size": mask["size"], "counts": mask["counts"].decode()} for mask in masks]
     shapes += [{"size": [20, 400], "counts": [43, 2, 18, 2, 7935]}, [[2, 3, 4, 3, 4, 5, 2, 5]]]  # type: ignore[list-item]
+    shapes.append({"size": [20, 400], "counts": [8000, 0]})  # type: ignore[dict-item]
     path = tmp_path / "mask.json"
     path.write_text(
         json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": shape} for shape in shapes])
     )
 
-    expected += [[0, 0, 0, 0], [0, 0, 400, 20], [2, 3, 2, 2], [2, 3, 2, 2]]
+    expected += [[0, 0, 0, 0], [0, 0, 400, 20], [2, 3, 2, 2], [2, 3, 2, 2], [0, 0, 0, 0]]
     assert [result["bbox"] for result in read_results(path, truth_of())] == expected
 
 
@@ -170,6 +171,13 @@ def test_masks_without_boxes_get_them(tmp_path: Path) -> None:
         (
             '[{"image_id": 1, "category_id": 1, "segmentation": {"size": [20, 400], "counts": [3, 2]}, "score": 1}]',
             "1:",
+        ),
+        *(  # the sum of the first and the last is 8000 in 64 bits
+            (
+                f'[{{"image_id": 1, "segmentation": {{"size": [20, 400], "counts": {runs}}}, "score": 1}}]',
+                "detection 1:",
+            )
+            for runs in ([2**62] * 4 + [8000], [2**64 - 1], [2**63 - 1, 2**63 - 1, 8002])
         ),
         ('[{"image_id": 1, "category": "dog", "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "no class 'dog'"),
         ('[{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 1, 1, 1e9, 4]], "score": 1}]', "detection 1"),

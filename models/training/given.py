@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from models.training.scores import Result
 
@@ -46,7 +45,7 @@ def read_results(path: Path, truth: dict[str, Any]) -> list[Result]:
     for number, row in enumerate(rows, 1):
         try:
             results.append(_result(row, known))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
             told = str(error) if isinstance(error, NotInTruthError) else FORM
             raise ValueError(f"{path}: detection {number}: {orjson.dumps(row).decode()[:200]}: {told}") from error
     return results
@@ -115,10 +114,18 @@ def _box_of(mask: Any, size: tuple[int, int]) -> list[float]:
         raise NotInTruthError(f"its mask is of size {mask['size']}, the picture of [{height}, {width}]")
     counts = mask["counts"]
     runs = np.array(counts, np.int64) if isinstance(counts, list) else _runs(counts.encode())
-    if (runs < 0).any() or runs.sum() != height * width:
+    area = height * width
+    if ((runs < 0) | (runs > area)).any() or runs.sum() != area:
         raise ValueError
-    whole = coco_mask.frPyObjects(mask, height, width) if isinstance(counts, list) else mask
-    return [float(value) for value in coco_mask.toBbox(whole)]  # type: ignore[no-untyped-call]
+    ends = runs.cumsum()  # by ourselves: of a run of length 0 pycocotools' toBbox makes a box of four billion pixels
+    first, last = ends[:-1:2], ends[1::2] - 1  # of each run of the mask, counted down the columns
+    first, last = first[: len(last)][runs[1::2] > 0], last[runs[1::2] > 0]
+    if not len(first):
+        return [0.0, 0.0, 0.0, 0.0]
+    left, right = first[0] // height, last[-1] // height
+    spans = (first // height != last // height).any()  # over the foot of a column: it touches both edges
+    top, bottom = (0, height - 1) if spans else ((first % height).min(), (last % height).max())
+    return [float(left), float(top), float(right - left + 1), float(bottom - top + 1)]
 
 
 def _runs(text: bytes) -> NDArray[np.int64]:
